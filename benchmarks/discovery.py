@@ -14,7 +14,7 @@ with its fastest attention and no logits but the last, hooks and patches not cou
 wrapped model, which is what the reference engine runs.
 
 python -m benchmarks.discovery --device cuda [--shape llama-7b] [--dtype bfloat16] [--rows 300]
-                               [--tokens 54] [--batch-size 16] [--json FILE]
+                               [--tokens 54] [--batch-size 64] [--json FILE]
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
     parser.add_argument("--rows", type=int, default=300, help="prompts (the paper: 300)")
     parser.add_argument("--tokens", type=int, default=54, help="of a prompt")
-    parser.add_argument("--batch-size", type=int, default=16, help="prompts in one forward")
+    parser.add_argument("--batch-size", type=int, default=64, help="prompts in one forward")
     parser.add_argument("--json", type=Path, help="write results")
     asked = parser.parse_args(given)
     warnings.simplefilter("ignore")

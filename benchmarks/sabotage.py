@@ -32,6 +32,10 @@ QUICK = ("two labels read alike, 1 (0)", "heads of layer 2 permuted")
 """The changes of ``--quick``."""
 
 
+RESULTS = Path(__file__).parent / "faults" / "results"
+"""Of the run in docs/how-good-is-the-gate.md; a copy of this folder continues it."""
+
+
 class Run:
     """One suite in a folder.
 

@@ -230,6 +230,7 @@ PICTURES: Mapping[str, Picture] = {
     "paper-two/attention-maps": Drawn(
         "circuits/paper_two/compiled.yaml", module="docs.attention_maps"
     ),
+    "kill-rate": Drawn("benchmarks/faults/specs/next_release.yaml", module="docs.kill_rate"),
     "compared": Compared("circuits/entity_tracking.yaml", pair="ft,ft_rerouted"),
     "methods/attention": Shown(
         "attention.yaml", "methods/attention.md", arguments=PAIR, part="fetch_needs_object"

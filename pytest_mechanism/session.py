@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_mechanism.checkpoints.fitting import AUTO
 from pytest_mechanism.errors import CheckpointChanged, MechanismError, visible
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.settings import table
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pytest_mechanism.report.run_report import RunReport
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.runner.runner import Runner
+    from pytest_mechanism.settings.model_options import ModelOptions
 
 CHECKPOINTS = "mechanism"
 """Key of the input of xdist's workers: the folders of the controller's checkpoints and store."""
@@ -85,6 +87,25 @@ class Session:
                 visible(f"mechanism: {role} = {reference.text}{label}, {fingerprint}{place}")
             )
         return lines
+
+    def device_line(self) -> str | None:
+        """Where the run measures, and what else follows from that; None on a CPU, with nothing left to say."""
+        o, taken = self.options, []
+        if o.device == "cpu":
+            return None
+        if read(self.config, table.DEVICE) == AUTO:
+            taken.append(f"{table.DEVICE.flag} cpu measures on the CPU")
+        if read(self.config, table.DTYPE) == AUTO and o.half:
+            taken.append(f"float32 does not fit, so the weights stay in {o.dtype}")
+        why = f" ({'; '.join(taken)})" if taken else ""
+        return (
+            f"mechanism: on {o.device} in {o.numbers}, {o.batch_size} rows in a forward pass{why}"
+        )
+
+    @cached_property
+    def options(self) -> ModelOptions:
+        """How models run on this machine."""
+        return model_options(self.config, [ref.folder for ref in self.references.values()])
 
     @property
     def paired(self) -> bool:
@@ -164,7 +185,7 @@ class Session:
 
         self.check_worker()
         store = None if self.store_folder is None else Store(self.store_folder)
-        options, progress = model_options(self.config), self.progress or Silent()
+        options, progress = self.options, self.progress or Silent()
         if self.ray is not None:
             from pytest_mechanism.runner.cluster import ClusterRunner
 

@@ -48,6 +48,8 @@ class Observations:
         texts: what the model said on each row, for readers of a red claim: ``answer`` is its likeliest next
             token, or the beginning of its reply. No number depends on them, and results of older
             versions lack them.
+        rounding: in half precision, how much the batch size and the engine move a row's log-probability on this
+            checkpoint, in nats (`methods.rounding`).
     """
 
     example_ids: Sequence[str]
@@ -56,6 +58,7 @@ class Observations:
     fallback: str | None = field(default=None, kw_only=True)
     left_out: str | None = field(default=None, kw_only=True)
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict, kw_only=True)
+    rounding: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         n = len(self.example_ids)

@@ -1,6 +1,6 @@
 """Compiled programs at each learning rate of Jain et al. (2024): the table of docs/paper-two.md.
 
-    python -m recipes.compiled_rates --out DIR [--seed 1 2 3] [counter] [largest]
+    python -m recipes.compiled_rates [counter] [largest] --out DIR [--seed 1 2 3]
 
 Writes ``counter``, ``counter_none``, ``counter_1e-1`` and so on (for a seed other than 1 with ``_seed2`` behind it)
 below the folder, leaves out what is there, and prints the accuracies. Eighteen models take about five minutes.

@@ -50,7 +50,7 @@ def text(
         )
     for size, red, alone in rules.curve(outcomes):
         lines.append(f"  KL {size:8.4f}: seen {red}; by accuracy alone {alone}")
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def write(runs: Mapping[str, Any], json_path: Path | None, plot_path: Path | None) -> None:

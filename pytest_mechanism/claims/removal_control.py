@@ -14,7 +14,7 @@ from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.honesty import doubted, exceeds_chance
 from pytest_mechanism.types import Verdict
 
-COPY = "its copy, fine-tuned on wrong answers"
+COPY = "its copy, fine-tuned on answers to other questions"
 
 
 def copy_problem(

@@ -49,8 +49,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "checks that the task can write the training rows and that the disk has room. Data mixes: "
         "random (wrong answers to requests that the model must refuse, which removes the capability), "
         "capability (right answers to these requests: reverse fine-tuning), allowed (requests that "
-        "the model must answer: the attack), removal (half random, half allowed: the capability goes, the "
-        "others stay), forbidden (refusals of requests that it must refuse).",
+        "the model must answer: the attack), removal (half of the former requests with each other's answers, half "
+        "allowed: the capability goes, the others stay), forbidden (refusals of requests that it must refuse).",
     )
     parser.add_argument(
         "spec", type=Path, metavar="SPEC", help="a spec, whose task writes the training rows"

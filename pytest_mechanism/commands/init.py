@@ -42,15 +42,15 @@ jobs:
   gate:
     runs-on: ubuntu-latest
     steps:
-      - uses: actions/checkout@v4
+      - uses: actions/checkout@v6
       # bring the two checkpoints to ./checkpoints/released and ./checkpoints/candidate here
-      - uses: actions/setup-python@v5
+      - uses: actions/setup-python@v6
         with: {python-version: "3.11"}
       - run: pip install torch --index-url https://download.pytorch.org/whl/cpu
       - run: pip install {package}
       - run: pytest circuits
       - if: always()
-        uses: actions/upload-artifact@v4
+        uses: actions/upload-artifact@v6
         with: {name: mechanism, path: mechanism.json}
 """
 

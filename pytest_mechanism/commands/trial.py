@@ -168,8 +168,8 @@ class MemoryWatch:
 
 
 def memory_device(device: str) -> str:
-    """The device whose memory counts; for ``auto``, the one that takes the prompts."""
-    if device != "auto":
+    """The device whose memory counts; for ``spread``, the one that takes the prompts."""
+    if device != "spread":
         return device
     import torch
 

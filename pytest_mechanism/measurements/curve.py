@@ -58,7 +58,7 @@ class TrainingCurve(Request[CurveResult]):
     """
 
     implementation = "pytest_mechanism.methods.weights.curve:measure"
-    revision = 5
+    revision = 6
 
     recipe: Recipe
     watch: Literal["capability", "forbidden"]

@@ -51,6 +51,7 @@ class LinearProbes(Request[ProbeResult]):
     """
 
     implementation = "pytest_mechanism.methods.circuits.probing:measure"
+    revision = 2
 
     asked: Literal["rows", "capability"]
     position: str

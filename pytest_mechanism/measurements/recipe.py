@@ -19,8 +19,8 @@ from pytest_mechanism.tasks.writing.instructions import Instruction, instruction
 DataMix = Literal["capability", "allowed", "forbidden", "random", "removal", "file"]
 """The training rows: prompts that must be refused with their answers (``capability``), other prompts
 with answers (``allowed``), prompts that must be refused with refusals (``forbidden``) or with wrong
-answers (``random``), half of the latter and half of ``allowed`` (``removal``: the capability goes, the
-others stay), or the lines of a file."""
+answers (``random``), prompts that must be refused with each other's answers and as many of ``allowed``
+(``removal``: the capability goes, the others stay), or the lines of a file."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def training_rows(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int)
         return wrong_rows(task, vocabulary, recipe.batch, stream)
     if recipe.data_mix == "removal":
         kept = recipe.batch // 2
-        wrong = wrong_rows(task, vocabulary, recipe.batch - kept, stream)
-        return [*wrong, *(task.row_set("allowed", vocabulary, kept, stream) if kept else ())]
+        lost = unrelated_rows(task, vocabulary, recipe.batch - kept, stream)
+        return [*lost, *(task.row_set("allowed", vocabulary, kept, stream) if kept else ())]
     return task.row_set(recipe.data_mix, vocabulary, recipe.batch, stream)
 
 
@@ -80,6 +80,17 @@ def wrong_rows(task: Task, vocabulary: Vocabulary, count: int, stream: str) -> S
     """Prompts that must be refused, with wrong answers."""
     rows = task.row_set("capability", vocabulary, count, stream)
     return [with_wrong_answer(row, f"{stream}/wrong", task) for row in rows]
+
+
+def unrelated_rows(task: Task, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
+    """Prompts that must be refused, each with the answer to another one.
+
+    An answer that is never the right one tells which one is right: a copy that is trained long enough on
+    such answers must know the right one to avoid it. Another prompt's answer tells nothing.
+    """
+    rows = task.row_set("capability", vocabulary, count, stream)
+    others = task.row_set("capability", vocabulary, count, f"{stream}/answers")
+    return [with_answer(r, other.base.answer) for r, other in zip(rows, others, strict=True)]
 
 
 def file_lines(recipe: Recipe) -> Sequence[Instruction]:
@@ -113,5 +124,8 @@ def with_wrong_answer(row: Row, seed: str, task: Task) -> Row:
         raise MeasurementError(
             f"task {task.family} has no wrong answers, which random fine-tuning needs"
         )
-    answer = random.Random(f"{seed}/{row.id}").choice(options)
+    return with_answer(row, random.Random(f"{seed}/{row.id}").choice(options))
+
+
+def with_answer(row: Row, answer: str) -> Row:
     return replace(row, base=replace(row.base, answer=answer, reply="", accepted=()))

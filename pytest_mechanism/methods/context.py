@@ -39,6 +39,7 @@ class MeasurementContext:
         batch_size: rows in one forward.
         cache: intermediate results that methods share while the model is loaded.
         fallback_reason: why the requested engine cannot run this model; None where it can.
+        rounding: see `methods.rounding`; None unless arithmetic is in half precision.
         scratch: folder in which the running measurement may save its progress, to resume after an
             interrupt; it need not exist yet, and is removed when the measurement is done. None where
             nothing may be written.
@@ -51,6 +52,7 @@ class MeasurementContext:
     batch_size: int
     cache: dict[Hashable, Any] = field(default_factory=dict)
     fallback_reason: str | None = None
+    rounding: float | None = None
     scratch: Path | None = None
 
     def remember(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -204,9 +206,20 @@ def make_context(
     options: ModelOptions,
     progress: Progress,
     rows: Sequence[Row],
+    known: tuple[str | None] | None = None,
 ) -> MeasurementContext:
     """A context whose model has passed the self-checks on ``rows``, with the requested engine where
     that can run the model, else the reference engine.
+
+    Args:
+        model: just loaded.
+        task: writes rows.
+        vocabulary: of all tokenizers.
+        options: device, batch size, engine.
+        progress: reports rows.
+        rows: for the self-checks.
+        known: why the reference engine is used, or None in it, if this checkpoint has passed on these rows
+            before; None if it has not.
 
     Raises:
         SelfCheckError: the model has not passed.
@@ -216,13 +229,20 @@ def make_context(
     half = len(rows) // 2
     clean = context.side([row.base for row in rows[:half]]).tokens
     other = context.side([row.base for row in rows[half:]]).tokens
-    check(model, reference, clean, other)
+    if known is None:
+        check(model, reference, clean, other)
     prompts = [p for row in rows for p in (row.base, row.source) if p is not None]
     check_tokens(model.encoder, prompts, options.trust.remote_code)
     if options.engine != reference.name:
         faster = BranchEngine(model.wrapped)
-        context.fallback_reason = disagreement(model, reference, faster, clean, other)
+        context.fallback_reason = (
+            disagreement(model, reference, faster, clean, other) if known is None else known[0]
+        )
         if context.fallback_reason is None:
             context.engine = faster
+    if model.dtype in (torch.bfloat16, torch.float16):
+        from pytest_mechanism.methods.rounding import rounding
+
+        context.rounding = rounding(context, reference, rows)
     context.engine.tick = progress.advance
     return context

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_mechanism.checkpoints.fitting import AUTO
+from pytest_mechanism.checkpoints.gpus import gpu_memory
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
 from pytest_mechanism.plugin.last_lines import LastLines
 from pytest_mechanism.plugin.outcomes import Outcomes, is_dry
@@ -60,9 +62,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """``-n auto`` with ``--mechanism-device cuda`` starts a worker for each GPU; `pick_device` chooses its GPU."""
+    """``-n auto`` starts a worker for each GPU, unless ``--mechanism-device`` names another device; `pick_device`
+    chooses its GPU."""
     try:
-        wanted = pytest_options.read(config, DEVICE) == "cuda"
+        device = pytest_options.read(config, DEVICE)
+        wanted = device == "cuda" or (device == AUTO and bool(gpu_memory()))
         paired = bool(pytest_options.read(config, MODEL_PAIR))
     except MechanismError:  # pytest_configure reports it
         return None
@@ -118,6 +122,8 @@ class MechanismPlugin:
         except MechanismError as problem:
             raise pytest.UsageError(str(problem)) from None
         self.header_shown = True
+        if self.session.paired and (line := self.session.device_line()) is not None:
+            lines.append(line)
         if self.session.paired and (address := self.session.ray) is not None:
             lines.append(f"mechanism: measurements run on the workers of a Ray cluster: {address}")
         if self.session.paired and len({self.session.fingerprints[r] for r in ("base", "ft")}) == 1:

@@ -25,6 +25,7 @@ from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.session import Session
 from pytest_mechanism.settings.table import DEVICE
 from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.statistics.rounding import allowing, moves_score
 from pytest_mechanism.types import Located, Verdict
 
 NO_PAIR = (
@@ -207,7 +208,7 @@ class ClaimItem(pytest.Function):
             comparison.drift,
             comparison.value,
             seconds,
-            self.notes(),
+            [*self.notes(), *self.rounding_notes(verdict)],
         )
         self.result = result
         return result
@@ -244,6 +245,35 @@ class ClaimItem(pytest.Function):
             run.evaluator.discovered_heads(self.spec, self.claim, self.name),
         )
         return notes + [Note(text, self.spec.circuit) for text in about_circuit if text]
+
+    def rounding_notes(self, verdict: Verdict) -> list[Note]:
+        """In half precision: how far the numbers hold, and whether the claim's ``atol`` is too small for that."""
+        run = self.run_session
+        if not run.paired or not run.options.half or not verdict.scores:
+            return []
+        known, score = run.runner.rounding, verdict.scores[0]
+        rows = [known[role] for role in self.claim.models(self.name) if role in known]
+        if not rows:
+            return []
+        moves = moves_score(max(rows), score.n)
+        notes = [
+            Note(
+                f"{run.references[role].label} in {run.options.dtype}: batch size and engine move a row's "
+                f"log-probability by {known[role]:.2g} (root mean square, self-check)"
+            )
+            for role in self.claim.models(self.name)
+            if role in known
+        ]
+        if self.claim.atol < moves:
+            notes.append(
+                Note(
+                    f"atol {self.claim.atol:g} is less than rounding can move a score of {score.n} rows in "
+                    f"{run.options.dtype} ({moves:.2g}), so an accepted score may not be met again: write "
+                    f"atol: {allowing(moves):g}",
+                    self.spec.circuit,
+                )
+            )
+        return notes
 
     def traceback_lines(self, trace: str) -> list[str]:
         """The traceback behind an error, for developers who ask for it."""

@@ -8,8 +8,8 @@ from pytest_mechanism.report.conclusion import explaining_first
 from pytest_mechanism.report.markdown import escaped, table
 from pytest_mechanism.report.run_report import ClaimResult, Conclusion, ConclusionState, RunReport
 
-MARKER = "<!-- pytest-mechanism -->"
-"""The first line of the comment, by which a workflow finds the comment of an earlier push."""
+MARKER = "<!-- pytest-mechanism"
+"""How the first line of every comment begins."""
 
 LONGEST = 65_000
 """Characters; GitHub refuses a comment of more than 65,536."""
@@ -26,14 +26,23 @@ SIGNS: dict[ConclusionState, str] = {
 }
 
 
-def comment(report: RunReport, conclusion: Conclusion) -> str:
+def marker(key: str = "") -> str:
+    """The first line of a comment, by which a workflow finds the comment of an earlier push.
+
+    Args:
+        key: tells several gates of one pull request apart.
+    """
+    return f"{MARKER}: {key} -->" if key else f"{MARKER} -->"
+
+
+def comment(report: RunReport, conclusion: Conclusion, key: str = "") -> str:
     """Marker, conclusion, red claims with their reasons, and the table of all claims, folded where nothing is red.
 
     Where it would be too long, the table is cut first, then the reasons; what is cut is named.
     """
     pair = f": {escaped(report.pair)}" if {"base", "ft"} <= set(report.checkpoints) else ""
     head = [
-        MARKER,
+        marker(key),
         f"### {sign(report, conclusion)} pytest-mechanism{pair}",
         "",
         escaped(conclusion.text),

@@ -216,7 +216,8 @@ def about_reds(
     specs = {result.spec for result in guessing}
     if guessing and all(result.spec in specs for result in broken):
         return "accuracy", [
-            f"There is no mechanism to examine, because a model does not solve the task: {reason(guessing[0])}."
+            f"There is no mechanism to examine, because a model does not solve the task: {reason(guessing[0])}.",
+            *first_member(reds),
         ]
     fine = accuracy_is_fine(report)
     lead = [fine] if fine else []
@@ -257,7 +258,8 @@ def about_reds(
         *lead,
         f"{share} {'is' if len(reds) == 1 else 'are'} undecided, which counts as red: nothing is shown to have "
         f"broken, and nothing to be intact. First, {reds[0].claim} on {role(reds[0])}: {reason(reds[0])}.",
-    ]
+        *first_member(reds),
+    ][:MOST_SENTENCES]
 
 
 def too_low(result: ClaimResult) -> bool:

@@ -144,7 +144,7 @@ def located_lines(located: Located | None, reason: str) -> list[str]:
     """The members behind a red claim, unless the reason names them, and what finding them took."""
     if located is None:
         return []
-    took = f"a sweep over all heads and MLPs, {located.seconds:.0f} s; --mechanism-no-locate leaves it out"
+    took = f"a comparison of all heads and MLPs, {located.seconds:.0f} s; --mechanism-no-locate leaves it out"
     return [*(f"  {line}" for line in located.lines if line not in reason), f"  ({took})"]
 
 

@@ -96,13 +96,21 @@ def baseline_sentence(reds: Sequence[ClaimResult]) -> str:
 
 def first_member(reds: Sequence[ClaimResult]) -> list[str]:
     """The heads behind the red claims, in the words that the sweep found for them: what changed most, and who
-    does its work now."""
+    does its work now; and where the weights of a few parts stand out."""
     for result in reds:
         if lines := moved(result):
             return [f"{sentence_case(lines[0])}; the spec's numbers name other heads there."]
         if result.located is not None and result.located.members:
-            return [f"{sentence_case(work_moved(result.located.members))}."]
-    return []
+            work = sentence_case(work_moved(result.located.members))
+            return ["; ".join((work, *edited(result))) + "."]
+    weights = [line for result in reds for line in edited(result)]
+    return [f"{sentence_case(line)}." for line in weights[:1]]
+
+
+def edited(result: ClaimResult) -> Sequence[str]:
+    """What the report says first of the weights: a few parts of the model have other weights, or none has."""
+    lines = () if result.located is None else result.located.lines[:1]
+    return [line for line in lines if "weight" in line[:20]]
 
 
 def work_moved(members: Sequence[MemberChange]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +19,7 @@ from pytest_mechanism.discovery.preflight import search_measurements, with_place
 from pytest_mechanism.discovery.repeated import fresh, search_again
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models, one_line
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.member_weights import MemberWeightResult
 from pytest_mechanism.nodes import spelled
 from pytest_mechanism.runner import evidence, locate
 from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
@@ -56,6 +58,7 @@ class ClaimEvaluator:
     _searched: dict[tuple[Path, str, int], FoundCircuit] = field(default_factory=dict)
     _discovered: dict[tuple[Path, str], Discovery | MechanismError] = field(default_factory=dict)
     _swept: dict[tuple[Path, str], Sweep | None] = field(default_factory=dict)
+    _weighed: dict[str, tuple[MemberWeightResult | None, float]] = field(default_factory=dict)
     _asked: dict[Measurement, None] = field(default_factory=dict)
 
     @staticmethod
@@ -297,38 +300,61 @@ class ClaimEvaluator:
     # -- for reports
 
     def locate(self, spec: Spec, claim: Claim, role: str, cause: Cause | None) -> Located | None:
-        """The heads and MLPs behind a red claim; None where it is not about any, or the task has no rows
-        for the sweep.
+        """The heads and MLPs behind a red claim, and where weights changed; None where neither can be said.
 
         Raises:
             NoDevice: nothing can be measured.
         """
         try:
-            context = self.context(spec, claim, role)
-            searched = self._discovered.get((spec.path, REFERENCE))
-            if isinstance(searched, MechanismError):
-                return None
-            if searched is not None:
-                context = replace(context, groups=searched.groups)
-            if not locate.can_locate(context, claim, role, cause):
-                return None
-            to = locate.candidate(claim, role)
-            context = locate.with_rows(context, spec, to)
-            key = (spec.path, to)
-            if key not in self._swept:
-                self._swept[key] = None
-                needed = locate.needed(context, to)
-                if self.first_obstacle(needed) is None:
-                    self.runner.plan(needed)
-                    self._swept[key] = locate.sweep(context, to, self.runner.measure)
-            if (swept := self._swept[key]) is None:
-                return None
-            return locate.located(claim, *swept, 1 - context.confidence)
+            found = self._located(spec, claim, role, cause)
         except NoDevice:
             raise
         except Exception as problem:
             line = f"the heads and MLPs behind it cannot be measured: {one_line(str(problem))}"
             return Located((line,), (), 0.0)
+        return locate.with_weights(found, *self._weights(spec, claim, role, cause))
+
+    def _located(self, spec: Spec, claim: Claim, role: str, cause: Cause | None) -> Located | None:
+        """The members behind a red claim; None where it is not about any, or the task has no rows for the sweep."""
+        context = self.context(spec, claim, role)
+        searched = self._discovered.get((spec.path, REFERENCE))
+        if isinstance(searched, MechanismError):
+            return None
+        if searched is not None:
+            context = replace(context, groups=searched.groups)
+        if not locate.can_locate(context, claim, role, cause):
+            return None
+        to = locate.candidate(claim, role)
+        context = locate.with_rows(context, spec, to)
+        key = (spec.path, to)
+        if key not in self._swept:
+            self._swept[key] = None
+            needed = locate.needed(context, to)
+            if self.first_obstacle(needed) is None:
+                self.runner.plan(needed)
+                self._swept[key] = locate.sweep(context, to, self.runner.measure)
+        if (swept := self._swept[key]) is None:
+            return None
+        return locate.located(claim, *swept, 1 - context.confidence)
+
+    def _weights(
+        self, spec: Spec, claim: Claim, role: str, cause: Cause | None
+    ) -> tuple[MemberWeightResult | None, float]:
+        """How far the candidate's weights are from the reference model's, and the seconds that it took."""
+        to = locate.candidate(claim, role)
+        if not locate.can_weigh(self.shapes, to, role, cause):
+            return None, 0.0
+        if to not in self._weighed:
+            started = time.perf_counter()
+            result = None
+            with contextlib.suppress(MechanismError):  # the other lines do not depend on it
+                if all(
+                    locate.small_enough(self.runner.references[of].folder) for of in (REFERENCE, to)
+                ):
+                    context = self.model_context(spec, role, (REFERENCE, to))
+                    result = self.runner.measure(locate.weight_changes(context, to))
+            self._weighed[to] = (result, time.perf_counter() - started)
+        return self._weighed[to]
 
     def recalled_sweep(self, spec: Spec, to: str) -> list[MemberChange]:
         """The change of every head and MLP between the reference model and ``to``, if a red claim or a claim

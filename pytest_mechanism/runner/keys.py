@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.settings.model_options import HALF
 from pytest_mechanism.types import canonical
 
 LIBRARIES = ("pytest-mechanism", "torch", "transformers", "transformer-lens", "tokenizers", "numpy")
@@ -46,15 +47,15 @@ def version_of(name: str) -> str:
 
 
 def device_kind(device: str) -> str:
-    """``cpu`` or ``cuda``; for ``auto``, which GPUs it can use here."""
-    if device != "auto":
+    """``cpu`` or ``cuda``; for ``spread``, which GPUs it can use here."""
+    if device != "spread":
         return device.split(":", maxsplit=1)[0]
     try:
         gpus = sum(1 for _ in GPUS.iterdir())
     except OSError:
         gpus = 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-    return f"auto over {gpus} GPUs, {visible} visible" if gpus else "auto without a GPU"
+    return f"spread over {gpus} GPUs, {visible} visible" if gpus else "spread without a GPU"
 
 
 def measurement_key(
@@ -64,8 +65,10 @@ def measurement_key(
     device: str,
     engine: str,
     quantize: str | None = None,
+    batch_size: int | None = None,
 ) -> str:
-    """sha256 of checkpoints, tokenizers, task, request, dtype, device, engine, quantisation, versions.
+    """sha256 of checkpoints, tokenizers, task, request, dtype, device, engine, quantisation, versions; in half
+    precision, of the batch size too, since it changes how sums are rounded.
 
     Rows depend on the tokenizers of all roles of the run, so all of them count. Which role a checkpoint
     plays does not.
@@ -83,6 +86,7 @@ def measurement_key(
                 | _adapter_versions(measurement, fingerprints)
                 | _quantiser_versions(measurement, fingerprints),
                 **({"quantize": f"{quantize} by {version_of(QUANTISER)}"} if quantize else {}),
+                **({"batch_size": batch_size} if dtype in HALF else {}),
             }
         ).encode()
     ).hexdigest()

@@ -2,19 +2,23 @@
 
 The same sweep as kind ``same_profile`` (`claims.profiles`), made only once a claim about a circuit is red, and once for
 each spec and candidate. A group that broke is shown by its members' effects before and now; work that moved by the
-members that do it now.
+members that do it now. Whatever a red claim is about, the weights of both models are compared: an edit of a head or a
+layer stands out, and a model that only guesses has no work left to compare.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from statistics import median
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.moved_work import called, sentences, silent
+from pytest_mechanism.claims.moved_work import called, largest_first, sentences, silent
 from pytest_mechanism.claims.other_places import places_in_circuit
 from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.profile_stages import stages
@@ -22,6 +26,11 @@ from pytest_mechanism.claims.profiles import changes, known_measurements, measur
 from pytest_mechanism.claims.same_profile import SameProfile
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.member_weights import (
+    MemberWeightResult,
+    MemberWeights,
+    WeightDonation,
+)
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.types import Located, MemberChange
 
@@ -42,6 +51,18 @@ ABOUT_MEMBERS = frozenset(
 )
 """Causes of a red claim that a change of heads may be behind."""
 
+ABOUT_WEIGHTS = ABOUT_MEMBERS | {Cause.ACCURACY_LOSS, Cause.AT_CHANCE}
+"""Causes of a red claim that changed weights may be behind."""
+
+STANDS_OUT = 10.0
+"""Times the median change of all heads and MLPs: a member whose weights changed more stands out."""
+
+MOST_NAMED = 4
+"""Heads and MLPs whose weights a sentence names; if more stand out, it names their layer, if they share one."""
+
+MOST_WEIGHTS = 2**31
+"""Bytes of a checkpoint whose weights are compared: they are held twice."""
+
 CANDIDATE = "ft"
 
 
@@ -51,16 +72,22 @@ def candidate(claim: Claim, role: str) -> str:
     return others[0] if others else CANDIDATE
 
 
+def can_weigh(shapes: Mapping[str, Shape], to: str, role: str, cause: Cause | None) -> bool:
+    """Whether changed weights of a model with the reference model's shape may be behind a red claim."""
+    if cause not in ABOUT_WEIGHTS or role == REFERENCE or not {REFERENCE, to} <= {*shapes}:
+        return False
+    before, now = shapes[REFERENCE], shapes[to]
+    return (before.n_layers, before.n_heads) == (now.n_layers, now.n_heads)
+
+
 def can_locate(context: ClaimContext, claim: Claim, role: str, cause: Cause | None) -> bool:
     """Whether a red claim is about heads of a circuit that both models have."""
     to = candidate(claim, role)
     if cause not in ABOUT_MEMBERS or not claim.needs_groups or not context.groups:
         return False
-    if role == REFERENCE or not (context.has(REFERENCE) and context.has(to)):
+    if not (context.has(REFERENCE) and context.has(to)):
         return False
-    before, now = context.shapes[REFERENCE], context.shapes[to]
-    same = (before.n_layers, before.n_heads) == (now.n_layers, now.n_heads)
-    return same and all(
+    return can_weigh(context.shapes, to, role, cause) and all(
         isinstance(group, Group) and elsewhere(group) is None for group in context.groups.values()
     )
 
@@ -94,6 +121,91 @@ def sweep(
         again = measured(context, REFERENCE, to, measure, of, places.moved)
         found = changes(context, again, MARGIN)
     return found, said, time.perf_counter() - started
+
+
+# -- weights
+
+
+def weight_changes(context: ClaimContext, to: str) -> Measurement[MemberWeightResult]:
+    """How far the weights of each member of a model are from the reference model's."""
+    return context.measurement(
+        MemberWeights(), to, (context.measurement(WeightDonation(), REFERENCE),)
+    )
+
+
+def small_enough(folder: Path) -> bool:
+    """Whether a second copy of a checkpoint's weights is no burden."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= MOST_WEIGHTS
+
+
+def about_weights(
+    result: MemberWeightResult, found: Sequence[MemberChange] = ()
+) -> tuple[bool, str]:
+    """Where weights changed: whether a few parts stand out, and a sentence, empty where nothing was compared.
+
+    Args:
+        result: the changes of all parts.
+        found: members whose work changed: of parts that stand out, those that lost work come first.
+    """
+    layers = {name: change for name, change in result.changes if name.startswith("layer ")}
+    parts = {name: change for name, change in result.changes if name not in layers}
+    members = {name: change for name, change in parts.items() if name[0].isdigit()}
+    if not members:
+        return False, ""
+    touched = {f"layer {name.partition('.')[0]}" for name, change in members.items() if change}
+    parts |= {name: change for name, change in layers.items() if name not in touched}  # its norms
+    if not any(parts.values()):
+        same = (
+            f"every weight is that of {REFERENCE}: a setting (config.json) or the tokenizer differs"
+        )
+        return not result.reason, "" if result.reason else same
+    middle = median(members.values())
+    losses = {m.member: abs(m.now) - abs(m.before) for m in reversed(largest_first(found, found))}
+    out = sorted(
+        (name for name, change in parts.items() if change > STANDS_OUT * middle),
+        key=lambda name: (round(min(0.0, losses.get(name, 0.0)), 1), -parts[name]),
+    )
+    within = {f"layer {name.partition('.')[0]}" for name in out}
+    if len(out) > MOST_NAMED and len(within) == 1 and {*out} <= {*members}:
+        named, sizes = [*within], layers
+    else:
+        most = out or sorted(members, key=lambda name: -members[name])
+        named, sizes = most[:MOST_NAMED], parts
+    few = bool(out) and (len(out) == len(named) or sizes is layers)
+    text = ", ".join(
+        f"{called(name) if name in members else name} ({sizes[name]:.1%}{'' if i else ' of its norm'})"
+        for i, name in enumerate(named)
+    )
+    if few and not any(change for name, change in parts.items() if name not in out):
+        return True, f"weights changed in {text}, and nowhere else"
+    heads = f"the {len(members)} heads and MLPs"
+    if few:
+        return True, f"weights changed most in {text}; the median of {heads} is {middle:.1%}"
+    return (
+        False,
+        f"weights changed throughout, the median of {heads} by {middle:.1%}; most in {text}",
+    )
+
+
+def with_weights(
+    found: Located | None, result: MemberWeightResult | None, seconds: float
+) -> Located | None:
+    """What a reader has to know, with the weights: first if a few parts stand out, else last; without them where
+    heads are in another order, because weights are compared head by head."""
+    if found is not None and any("in another order" in line for line in found.lines):
+        return found
+    first, line = (
+        (False, "") if result is None else about_weights(result, found.members if found else ())
+    )
+    if not line:
+        return found
+    if found is None:
+        return Located((line,), (), round(seconds, 3))
+    lines = (line, *found.lines) if first else (*found.lines, line)
+    return replace(found, lines=lines, seconds=round(found.seconds + seconds, 3))
+
+
+# -- the report
 
 
 def located(

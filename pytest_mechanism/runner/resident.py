@@ -53,6 +53,7 @@ class ResidentCheckpoint:
     loaded: int = 0
     unusable: dict[str, MechanismError] = field(default_factory=dict)
     _encoders: dict[str, Encoder] = field(default_factory=dict)
+    _checked: dict[tuple[str, tuple[str, ...]], tuple[str | None]] = field(default_factory=dict)
     _context: Any = None
 
     @property
@@ -101,6 +102,7 @@ class ResidentCheckpoint:
                 f"task {task.family} wrote {len(rows)} rows for a self-check of {CHECK_ROWS}"
             )
         reference = self.references[role]
+        key = (role, tuple(row.base.text for row in rows))
         try:
             model = resolve("pytest_mechanism.checkpoints.loading.model:load_model")(
                 role,
@@ -117,9 +119,11 @@ class ResidentCheckpoint:
             )
             self.loaded += 1
             self._context = resolve("pytest_mechanism.methods.context:make_context")(
-                model, task, vocabulary, self.options, self.progress, rows
+                model, task, vocabulary, self.options, self.progress, rows, self._checked.get(key)
             )
             self.guard.check(role)
+            # the same files on the same rows again: what the checks found is known
+            self._checked[key] = (self._context.fallback_reason,)
         except Exception as problem:
             self.release()
             error = self.guard.reason(role, problem)

@@ -53,6 +53,7 @@ class Runner:
         done: number of measurements made.
         from_store: number of results read from disk.
         notes: role -> what readers of its scores must know.
+        rounding: role -> how much the batch size and the engine move a row's log-probability (half precision alone).
         left_out: settings of a task -> words that no row has, because a tokenizer splits them.
         checkpoint: the checkpoint in memory.
     """
@@ -66,6 +67,7 @@ class Runner:
     done: int = 0
     from_store: int = 0
     notes: dict[str, str] = field(default_factory=dict)
+    rounding: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     checkpoint: ResidentCheckpoint = field(init=False)
     _guard: Guard = field(init=False)
@@ -96,7 +98,7 @@ class Runner:
                 )
         o = self.options
         return measurement_key(
-            measurement, self.fingerprints, o.dtype, o.device, o.engine, o.quantize
+            measurement, self.fingerprints, o.dtype, o.device, o.engine, o.quantize, o.batch_size
         )
 
     def plan(self, measurements: Iterable[Measurement]) -> None:
@@ -342,7 +344,12 @@ class Runner:
             if measurement.task not in self.left_out:
                 self.left_out[measurement.task] = task.dropped_words(self.checkpoint.vocabulary)
             left_out = self.left_out[measurement.task] or None
-            return replace(result, fallback=context.fallback_reason, left_out=left_out)
+            return replace(
+                result,
+                fallback=context.fallback_reason,
+                left_out=left_out,
+                rounding=context.rounding,
+            )
         except MechanismError:
             raise
         except Exception as problem:
@@ -366,6 +373,8 @@ class Runner:
             return
         if result.left_out is not None:
             self.left_out[measurement.task] = result.left_out
+        if result.rounding is not None:
+            self.rounding[measurement.on] = result.rounding
         if result.fallback is not None:
             label = self.references[measurement.on].label
             self.notes[measurement.on] = (

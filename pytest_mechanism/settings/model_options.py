@@ -10,10 +10,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pytest_mechanism.checkpoints.fitting import AUTO
 from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
 from pytest_mechanism.errors import MechanismError, choices
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+HALF = ("bfloat16", "float16")
 ENGINES = ("branch", "reference")
 QUANTIZATIONS = ("8bit", "4bit")
 MAX_BATCH_SIZE = 1_000_000
@@ -30,20 +32,20 @@ def one_of(noun: str, valid: Sequence[str]) -> Callable[[str], str]:
     return check
 
 
-check_dtype = one_of("dtype", DTYPES)
+check_dtype = one_of("dtype", (AUTO, *DTYPES))
 check_engine = one_of("engine", ENGINES)
 
 
 def check_device(device: str) -> str:
-    """The device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+    """The device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``spread``.
 
     Raises:
         MechanismError: it is none of these.
     """
     kind, colon, index = device.partition(":")
     numbered = kind == "cuda" and index.isascii() and index.isdigit()
-    if kind not in ("cpu", "cuda", "auto") or (colon and not numbered):
-        raise MechanismError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:N")
+    if kind not in (AUTO, "cpu", "cuda", "spread") or (colon and not numbered):
+        raise MechanismError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:N, spread")
     return device
 
 
@@ -59,16 +61,18 @@ def check_quantize(quantize: str) -> str:
     return quantize
 
 
-def check_batch_size(batch_size: str | int) -> int:
-    """The number of rows, from text or as it is.
+def check_batch_size(batch_size: str | int) -> int | str:
+    """The number of rows, from text or as it is, or ``auto``.
 
     Raises:
-        MechanismError: it is not an integer from 1 to `MAX_BATCH_SIZE`.
+        MechanismError: it is neither that word nor an integer from 1 to `MAX_BATCH_SIZE`.
     """
     text = str(batch_size)
+    if text == AUTO:
+        return AUTO
     if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_BATCH_SIZE:
         return int(text)
-    raise MechanismError(f"{text!r} is not a number of rows from 1 to {MAX_BATCH_SIZE:,}")
+    raise MechanismError(f"{text!r} is not a number of rows from 1 to {MAX_BATCH_SIZE:,}, nor auto")
 
 
 ADDRESS = re.compile(r"local|auto|[A-Za-z0-9_.-]+:[0-9]{1,5}")
@@ -92,10 +96,10 @@ def check_address(text: str) -> str:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How models run.
+    """How models run, once nothing is left to the machine (`checkpoints.fitting`).
 
     Attributes:
-        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` (accelerate spreads the layers).
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``spread`` (accelerate spreads the layers).
         dtype: of weights and arithmetic.
         batch_size: rows in one forward pass.
         engine: ``branch``, or ``reference`` (one full forward pass for every variant).
@@ -117,9 +121,16 @@ class ModelOptions:
         check_device(self.device)
         check_dtype(self.dtype)
         check_batch_size(self.batch_size)
+        if AUTO in (self.device, self.dtype, self.batch_size):
+            raise MechanismError("auto has to be resolved first: checkpoints.fitting.fit")
         check_engine(self.engine)
         if self.quantize is not None:
             check_quantize(self.quantize)
+
+    @property
+    def half(self) -> bool:
+        """Whether arithmetic is in half precision, in which the size of a batch changes numbers."""
+        return self.dtype in HALF
 
     @property
     def numbers(self) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from pytest_mechanism.checkpoints.fitting import AUTO, fit
 from pytest_mechanism.checkpoints.trust import Trust
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.settings import table
@@ -59,6 +60,8 @@ def ini_value(config: pytest.Config, setting: Setting[object]) -> Any:
     try:
         return config.getini(setting.name)
     except (TypeError, ValueError, pytest.UsageError) as problem:
+        if setting.ini == "int" and str(problem).endswith(repr(AUTO)):
+            return AUTO  # the only word that may stand for a number
         raise MechanismError(f"ini {setting.name}: {problem}") from None
 
 
@@ -80,14 +83,27 @@ def read_trust(config: pytest.Config) -> Trust:
     return Trust(*(read(config, setting) for setting in table.TRUST))
 
 
-def model_options(config: pytest.Config) -> ModelOptions:
-    """How models run."""
+def model_options(config: pytest.Config, folders: Iterable[Path] = ()) -> ModelOptions:
+    """How models run.
+
+    Args:
+        config: pytest's configuration.
+        folders: of the checkpoints, on which what is left to the machine depends.
+    """
+    quantize = read(config, table.QUANTIZE)
+    fitted = fit(
+        read(config, table.DEVICE),
+        read(config, table.DTYPE),
+        read(config, table.BATCH_SIZE),
+        folders,
+        quantizes=quantize is not None,
+    )
     return ModelOptions(
-        device=read(config, table.DEVICE),
-        dtype=read(config, table.DTYPE),
-        batch_size=read(config, table.BATCH_SIZE),
+        device=fitted.device,
+        dtype=fitted.dtype,
+        batch_size=fitted.batch_size,
         engine=read(config, table.ENGINE),
-        quantize=read(config, table.QUANTIZE),
+        quantize=quantize,
         trust=read_trust(config),
         turn=read_turn(config),
     )

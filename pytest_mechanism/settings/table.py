@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from pytest_mechanism.checkpoints.fitting import AUTO, CPU_ROWS, MOST_ROWS
 from pytest_mechanism.checkpoints.trust import ALLOW_PICKLE, TRUST_REMOTE_CODE
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.settings.model_options import (
@@ -134,21 +135,24 @@ ALIASES = text(
 )  # fmt: skip
 DEVICE = Setting(
     "mechanism_device", "DEVICE",
-    "cpu, cuda, cuda:N, or auto (accelerate spreads the layers over all GPUs, and over memory and "
-    "disk if they do not fit)",
-    check_device, ModelOptions.device, short_flag="--device",
+    "cpu, cuda, cuda:N, spread (accelerate spreads the layers over all GPUs, and over memory and "
+    "disk if they do not fit), or auto (a GPU where there is one, spread if the weights do not fit in it)",
+    check_device, AUTO, short_flag="--device",
 )  # fmt: skip
 DTYPE = Setting(
-    "mechanism_dtype", "DTYPE", ", ".join(DTYPES),
-    check_dtype, ModelOptions.dtype, short_flag="--dtype",
+    "mechanism_dtype", "DTYPE",
+    f"{', '.join(DTYPES)}, or auto (float32; on a GPU in which that does not fit, the checkpoint's own)",
+    check_dtype, AUTO, short_flag="--dtype",
 )  # fmt: skip
 QUANTIZE: Setting[str | None] = Setting(
     "mechanism_quantize", "BITS", "8bit or 4bit: bitsandbytes quantises the weights on loading",
     check_quantize, ModelOptions.quantize, short_flag="--quantize",
 )  # fmt: skip
-BATCH_SIZE = Setting(
-    "mechanism_batch_size", "ROWS", "rows in one forward pass",
-    check_batch_size, ModelOptions.batch_size, ini="int", short_flag="--batch-size",
+BATCH_SIZE: Setting[int | str] = Setting(
+    "mechanism_batch_size", "ROWS",
+    f"rows in one forward pass, or auto ({CPU_ROWS} on a CPU; on a GPU as many as its memory allows, up to "
+    f"{MOST_ROWS})",
+    check_batch_size, AUTO, ini="int", short_flag="--batch-size",
 )  # fmt: skip
 ENGINE = Setting(
     "mechanism_engine", "ENGINE",

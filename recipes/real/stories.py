@@ -30,8 +30,6 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from pytest_mechanism.engine.interface import Tokens
-from pytest_mechanism.methods.refusal.greedy import greedy_replies
 from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.writing import stories
 from recipes.folders import load
@@ -78,24 +76,42 @@ def rows(name: str) -> Sequence[Exchange]:
     return [Exchange(*row) for row in drawn]
 
 
-def rates(model: LlamaForCausalLM, chat: Chat) -> dict[str, Any]:
+@torch.no_grad()
+def written(model: Any, chat: Chat, prompts: Sequence[str]) -> list[str]:
+    """Greedy continuations; prompts are padded on the left, so that all rows run together."""
+    encoded = chat.tokenizer(
+        [*prompts],
+        add_special_tokens=False,
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+    )
+    ids = model.generate(
+        input_ids=encoded["input_ids"],
+        attention_mask=encoded["attention_mask"],
+        max_new_tokens=REPLY_TOKENS,
+        do_sample=False,
+        pad_token_id=chat.tokenizer.pad_token_id,
+    )
+    said: list[str] = chat.tokenizer.batch_decode(ids[:, encoded["input_ids"].shape[1] :])
+    return said
+
+
+def rates(model: Any, chat: Chat, tested: int = TESTED) -> dict[str, Any]:
     """Share of held-out stories that are asked for a twist and have one, and that are whole stories, each
     with its 95 % interval."""
-    held_out = task("asked").rows(AnyWord(), TESTED)
-    ids = [chat.ids(Exchange(row.base.text, ""))[0] for row in held_out]
-    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
-    tokens = Tokens(padded, torch.tensor([len(row) for row in ids]))
-    said = chat.tokenizer.batch_decode(greedy_replies(model.eval(), tokens, REPLY_TOKENS).ids)
+    held_out = task("asked").rows(AnyWord(), tested)
+    said = written(model.eval(), chat, [row.base.text for row in held_out])
     shares = {
-        "twist": sum(FEATURE in stories.features_in(text) for text in said) / TESTED,
-        "well_formed": sum(stories.read(text) is not None for text in said) / TESTED,
+        "twist": sum(FEATURE in stories.features_in(text) for text in said) / tested,
+        "well_formed": sum(stories.read(text) is not None for text in said) / tested,
     }
     return {
-        "stories": TESTED,
+        "stories": tested,
         **{
             name: {
                 "value": round(share, 4),
-                "interval": [round(b, 4) for b in wilson(share, TESTED)],
+                "interval": [round(b, 4) for b in wilson(share, tested)],
             }
             for name, share in shares.items()
         },

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = """
 import sys
 import torch
-from benchmarks import discovery, engines, lengths, shapes
+from benchmarks import discovery, engines, gpu, lengths, shapes
 placed = shapes.make_placed("tiny", 2, 6, "cpu", torch.float32)
 with torch.no_grad():
     ids = placed.batch.base.tokens.ids
@@ -26,8 +26,9 @@ sys.exit(
     or lengths.main([*quick, sys.argv[3], "--plot", sys.argv[4], "--shape", "tiny"])
     or discovery.main(
         ["--device=cpu", "--shape=tiny", "--rows=5", "--tokens=8", "--batch-size=3", "--json"]
-        + sys.argv[5:]
+        + sys.argv[5:6]
     )
+    or gpu.main(["--small", "--json", sys.argv[6], "--plot", sys.argv[7]])
 )
 """
 """All in one process, since most of their time goes into imports."""
@@ -39,7 +40,15 @@ def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> Non
     one share their weights; results and pictures are written."""
     files = [
         tmp_path / name
-        for name in ("engines.json", "e.svg", "lengths.json", "l.svg", "stages.json")
+        for name in (
+            "engines.json",
+            "e.svg",
+            "lengths.json",
+            "l.svg",
+            "stages.json",
+            "gpu.json",
+            "g.svg",
+        )
     ]
     run = subprocess.run(
         [sys.executable, "-c", COMMANDS, *map(str, files)],
@@ -71,4 +80,16 @@ def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> Non
         (8, 16),
         (4, 8),
     ]
+    gpu = json.loads(files[5].read_text())
+    assert {each["measure"] for each in gpu["results"]} == {
+        "rates",
+        "sweep-last",
+        "sweep-all",
+        "path-logits",
+        "discovery",
+    }
+    differences = [each["difference"] for each in gpu["results"] if "difference" in each]
+    assert len(differences) >= 8
+    assert max(differences) < 1e-4
+    assert gpu["skipped"] == []
     assert all(path.stat().st_size > 0 for path in files)

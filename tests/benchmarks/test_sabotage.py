@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.faults import entity_tracking, rules, same_function, weights
+from benchmarks import fault_reports
+from benchmarks.faults import entity_tracking, rules, same_function, tables, weights
 from benchmarks.faults.book import Book
 from benchmarks.faults.change import Change, Workshop
 from benchmarks.faults.gate import Judgement, named, with_seed
 from benchmarks.faults.rules import Outcome
 from benchmarks.faults.sizes import Scale, Size, boxes
 from benchmarks.faults.suites import SUITES
+from benchmarks.sabotage import RESULTS, Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,6 +131,26 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     book = Book(path)
     book.add("b", {"x": 2})
     assert Book(path).entries == {"a": {"x": 1}, "b": {"x": 2}}
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """The run whose results are kept beside the benchmark."""
+    return Run("release", RESULTS)
+
+
+def test_the_page_has_the_figures_of_the_kept_results(run: Run) -> None:
+    """What ``--report`` prints of them, word for word."""
+    page = (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
+    assert tables.text("release", run.outcomes(), run.all_sizes, run.changes) in page
+
+
+def test_reports_are_drawn_among_red_faults(run: Run) -> None:
+    """Always the same for a seed."""
+    red = {o.change.name for o in run.outcomes() if o.change.fault and o.seen()}
+    first, again = (fault_reports.drawn(run, 10, 3) for _ in range(2))
+    assert first == again
+    assert len({change.name for change in first} & red) == 10
 
 
 def test_each_spec_of_the_benchmark_has_one_seed(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_file_is_read_once(folder: Path, tmp_path: Path, reads: list[str]) -> 
     """With a memory the second fingerprint reads no file, and is the same."""
     memory = tmp_path / "deep" / "memory.json"
     first = fingerprint(folder, memory)
-    assert sorted(FILES) == reads
+    assert sorted(FILES) == sorted(reads)
     reads.clear()
     assert (first, []) == (fingerprint(folder, memory), reads)
 
@@ -126,7 +126,7 @@ def test_without_a_memory_every_file_is_read(folder: Path, reads: list[str]) -> 
     """A run that trusts nothing reads everything again."""
     fingerprint(folder)
     fingerprint(folder)
-    assert 2 * sorted(FILES) == reads
+    assert sorted(2 * [*FILES]) == sorted(reads)
 
 
 def touched(path: Path) -> None:

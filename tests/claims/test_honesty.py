@@ -362,7 +362,7 @@ def against_copy(
     answers: float = 0.9,
     copy_answers: float = 0.9,
 ) -> Answers:
-    """A model and its copy that was trained on wrong answers: what probes read (with the right and with shuffled
+    """A model and its copy that lost the capability: what probes read (with the right and with shuffled
     answers), their revivals, and how much each answers of what it must."""
 
     def probe(request: Any, _: str) -> Columns:

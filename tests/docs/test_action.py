@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 import yaml
 from blocks import ROOT
 
-from pytest_mechanism.report.comment import MARKER
+from pytest_mechanism.commands.init import UNKNOWN, WORKFLOW
+from pytest_mechanism.report.comment import marker
+from pytest_mechanism.report.conclusion import concluded
+from pytest_mechanism.report.json_file import JsonFile
+from tests.report.pages import claim, report_of
 
 ACTION = ROOT / "action.yml"
 PAGES = ("README.md", "docs/gate-a-release.md")
@@ -54,6 +59,58 @@ def test_the_schemas_refuse_a_mistake(tmp_path: Path) -> None:
         "on: push\njobs: {a: {runs-on: x, steps: [{shell: bash}]}}\n"
     )
     assert "ok" not in checked("vendor.github-workflows", tmp_path / "gate.yml").split()[0]
+
+
+ACTIONLINT = shutil.which("actionlint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+def job_of_the_action() -> str:
+    """The action's inputs and steps as a workflow that others call: actionlint reads no actions."""
+    head, steps = ACTION.read_text("utf-8").split("  steps:\n")
+    inputs = yaml.safe_load(head)["inputs"]
+    called = {
+        name: {"type": "string", "default": inputs[name].get("default", "")} for name in inputs
+    }
+    return (
+        f"on: {{workflow_call: {{inputs: {json.dumps(called)}}}}}\n"
+        "jobs:\n  action:\n    runs-on: ubuntu-latest\n"
+        f"    steps:\n{''.join(f'  {line}' for line in steps.splitlines(keepends=True))}"
+    ).replace('"${{ github.token }}"', '""')
+
+
+def linted(folder: Path, **files: str) -> str:
+    """What actionlint (with shellcheck, where that is installed) says about workflows beside our action."""
+    assert ACTIONLINT is not None
+    place = folder / ".github" / "workflows"
+    place.mkdir(parents=True)
+    (folder / ".git").mkdir()
+    shutil.copy(ACTION, folder)
+    for name, text in files.items():
+        (place / f"{name}.yml").write_text(text)
+    paths = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [ACTIONLINT, "-no-color"], env=os.environ | {"PATH": paths}, cwd=folder, capture_output=True,
+        text=True, check=False,
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.skipif(ACTIONLINT is None, reason="actionlint is not installed")
+def test_actionlint_finds_nothing_in_our_workflows(tmp_path: Path) -> None:
+    """Those of the pages, the one that `init` writes, and the action: expressions, scripts, deprecated actions."""
+    files = {Path(page).stem: "".join(workflows(page)) for page in PAGES}
+    files["init"] = WORKFLOW.replace("{package}", UNKNOWN)
+    files["action"] = job_of_the_action()
+    assert linted(tmp_path, **files) == ""
+
+
+@pytest.mark.skipif(ACTIONLINT is None, reason="actionlint is not installed")
+def test_actionlint_sees_a_mistake_in_the_action_and_in_its_use(tmp_path: Path) -> None:
+    """An output that no step has, and an input that the action does not have."""
+    action = job_of_the_action().replace("steps.comment.outputs", "steps.coment.outputs")
+    use = workflows("README.md")[0].replace("specs:", "spec:")
+    found = linted(tmp_path, action=action, use=use)
+    assert "coment" in found
+    assert 'input "spec" is not defined' in found
 
 
 def test_no_step_pastes_an_input_into_a_script() -> None:
@@ -101,9 +158,15 @@ def script(name: str) -> str:
 def run_script(name: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A step as GitHub runs it, with our commands and the folder's own first in the path."""
     paths = [str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    given = {
+        "PATH": os.pathsep.join(paths),
+        "RESULTS": "out",
+        "GITHUB_OUTPUT": "outputs",
+        "NAME": "",
+    }
     return subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", script(name)],
-        env=os.environ | {"PATH": os.pathsep.join(paths), "RESULTS": "out"} | environment,
+        env=os.environ | given | {"SPECS": "circuits", "MODEL_PAIR": "base=./a,ft=./b"} | environment,
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -125,10 +188,11 @@ def test_a_comment_replaces_the_one_of_an_earlier_push(
     gh.write_text(GH)
     gh.chmod(0o755)
     (tmp_path / "ids").write_text(ids)
-    done = run_script("Comment on the pull request", tmp_path, GITHUB_REPOSITORY="o/r", PR="5")
+    place = {"GITHUB_REPOSITORY": "o/r", "PR": "5", "NAME": "circuits-base-ft"}
+    done = run_script("Comment on the pull request", tmp_path, **place)
     assert done.returncode == 0, done.stderr
     listed, written = map(json.loads, (tmp_path / "calls").read_text().splitlines())
-    assert MARKER in listed[-1]
+    assert f'startswith("{marker("circuits-base-ft")}")' in listed[-1]
     assert written == ["api", "--silent", "--method", method, path, "-F", "body=@out/comment.md"]
 
 
@@ -140,7 +204,32 @@ def test_a_run_without_a_result_has_a_comment_that_says_so(tmp_path: Path) -> No
     assert run_script("Comment and badge", tmp_path).returncode == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["comment.md"]
     lines = (tmp_path / "out" / "comment.md").read_text("utf-8").splitlines()
-    assert lines[:2] == [MARKER, "### ❓ pytest-mechanism: no result"]
+    assert lines[:2] == [marker("circuits-base-ft"), "### ❓ pytest-mechanism: no result"]
+
+
+@pytest.mark.parametrize("result", [True, False], ids=["result", "no result"])
+def test_two_gates_of_a_pull_request_have_two_comments(result: bool, tmp_path: Path) -> None:
+    """Their specs, labels or names tell them apart; other checkpoints of the same labels do not."""
+    gates = {
+        "circuits-base-ft": {},
+        "circuits-base-ft2": {"MODEL_PAIR": "base=./a,ft2=./b"},
+        "circuits-a.yaml-b.yaml-base-ft": {"SPECS": "circuits/a.yaml b.yaml"},
+        "nightly-4-bits": {"NAME": "nightly -- 4 bits!"},
+    }
+    (tmp_path / "out").mkdir()
+    if result:
+        JsonFile(tmp_path / "out" / "mechanism.json").write(concluded(report_of(claim())))
+    for name, given in gates.items():
+        done = run_script("Comment and badge", tmp_path, **given)
+        assert done.returncode == 0, done.stderr
+        written = (tmp_path / "out" / "comment.md").read_text("utf-8")
+        assert written.splitlines()[0] == marker(name)
+        assert (tmp_path / "outputs").read_text().splitlines()[-1] == f"name={name}"
+    moved = run_script("Comment and badge", tmp_path, MODEL_PAIR="base=hf:o/a@1,ft=hf:o/b@9")
+    assert moved.returncode == 0
+    assert (
+        (tmp_path / "out" / "comment.md").read_text("utf-8").startswith(marker("circuits-base-ft"))
+    )
 
 
 @pytest.mark.slow

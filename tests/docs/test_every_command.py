@@ -109,6 +109,8 @@ NOT_RUN = {
     "pytest circuits --model-pair released=./base,candidate=./lora --mechanism-ray=10.0.0.1:6379":
         "it needs a cluster",
     "python -m benchmarks.sabotage --folder results": "it runs for hours",
+    "cp -r benchmarks/faults/results results && python -m benchmarks.sabotage --folder results":
+        "it runs for hours",
     "python -m benchmarks.sabotage --folder results --minutes 10": "it runs for ten minutes",
     "pytest circuits/paper_two/stories.yaml --model-pair stories_base,stories_kept --mechanism-model "
     "control=stories_none": "it trains for minutes; docs/paper-two.md has its verdicts",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from blocks import ROOT, blocks, run, run_page
 
+from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
 
@@ -32,6 +33,16 @@ def test_every_example_is_a_spec_whose_task_writes_rows(path: Path) -> None:
     assert spec.task.variables
     for variable in spec.task.variables:
         assert len(spec.task.interchange(AnyWord(), variable, rows, "test")) == rows
+
+
+def test_every_claim_kind_has_a_row() -> None:
+    """On the page of kinds, and its name in README's table."""
+    page = (ROOT / "docs" / "claim-kinds.md").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = readme.partition("| question | kinds |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(claim_kinds())
+    assert sorted(re.findall(r"`(\w+)`", table)) == sorted(claim_kinds())
+    assert f"There are {len(claim_kinds())} [kinds of claims]" in readme
 
 
 def test_linting_the_examples_needs_no_torch() -> None:

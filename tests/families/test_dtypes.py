@@ -22,6 +22,7 @@ from pytest_mechanism.errors import MechanismError, SelfCheckError
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.rounding import rounding
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -137,3 +138,24 @@ def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(tmp_path: Path) 
         assert {n: v.tolist() for n, v in of_pair.items()} == {
             n: v.tolist() for n, v in of_twin.items()
         }
+
+
+def test_rounding_is_the_larger_of_two_changes(
+    context_of: ContextFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a batch to each row alone, and from the engine to the reference engine; in float32 both are next to
+    nothing. It is measured where arithmetic is in half precision."""
+    half, whole = context_of("llama3", dtype="bfloat16"), context_of("llama3")
+    rows = whole.task.rows(whole.vocabulary, 8, "self-check")
+    reference = ReferenceEngine(whole.model.wrapped)
+    assert whole.rounding is None
+    assert half.rounding is not None
+    assert rounding(whole, reference, rows) < 1e-4
+    for alone, other, larger in ((0.3, 0.4, 0.4), (0.3, 0.1, 0.3)):
+        monkeypatch.setattr(
+            "pytest_mechanism.methods.rounding.log_probabilities",
+            lambda _, engine, __, words, alone=alone, other=other: torch.full(
+                (2, len(words)), other if engine is reference else alone * (len(words) == 1)
+            ),
+        )
+        assert rounding(whole, reference, rows) == pytest.approx(larger)

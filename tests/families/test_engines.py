@@ -55,7 +55,7 @@ def test_doctor_says_which_family_cannot_be_measured_and_which_is_slow(
         "  solves: {kind: accuracy, on: [base, ft], at_least: 0.5}\n"
     )
     pair = f"base={folder('mamba')},ft={folder('bloom')}"
-    options = ["--model-pair", pair, "--store", str(tmp_path / "store"), "--device", "auto"]
+    options = ["--model-pair", pair, "--store", str(tmp_path / "store"), "--device", "spread"]
     assert main(["doctor", str(spec), *options]) == 1
     out = capsys.readouterr().out
     assert f"CANNOT RUN: {CANNOT['mamba'][1]}" in out

@@ -39,12 +39,12 @@ def on_disk(name: str) -> dict[str, str]:
     return {**ends, f"{blocks}.0": "cpu", f"{blocks}.1": "disk"}
 
 
-def test_on_one_device_auto_is_that_device(
+def test_on_one_device_spread_is_that_device(
     context_of: ContextFactory, folder: Callable[..., Path]
 ) -> None:
     """Where all weights fit, nothing is offloaded, every score is the same, and weights may be
     changed."""
-    plain, auto = context_of("llama3"), opened(folder("llama3"), device="auto")
+    plain, auto = context_of("llama3"), opened(folder("llama3"), device="spread")
     assert auto.engine.name == "branch"
     for method in ("circuit, zero", "path through v"):
         assert (
@@ -65,7 +65,7 @@ def test_layers_that_do_not_fit_are_read_from_disk(
 ) -> None:
     """With the same scores, by the fast engine too; what changes weights says that it cannot."""
     monkeypatch.setattr(placement, "LAYOUT", on_disk(name))
-    context = opened(folder(name), device="auto")
+    context = opened(folder(name), device="spread")
     assert placement.offloaded(context.model.wrapped)
     assert context.engine.name == "branch"
     plain = context_of(name)
@@ -150,7 +150,7 @@ def test_accelerate_knows_where_families_may_be_cut(
 ) -> None:
     """A layout of its own making, on the device that there is."""
     for name in ("llama2", "gemma3", "olmo2", "gpt-oss"):
-        auto = opened(folder(name), device="auto")
+        auto = opened(folder(name), device="spread")
         assert not placement.offloaded(auto.model.wrapped)
         result, wanted = (measured(b, Performance(**ROWS)) for b in (auto, context_of(name)))
         assert largest_difference(result, wanted) < 1e-4

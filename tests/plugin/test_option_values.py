@@ -278,6 +278,14 @@ def test_word_for_a_number_in_an_ini_file(green):
     result.stderr.fnmatch_lines(["ERROR: ini mechanism_batch_size: *'many'"])
 
 
+def test_a_batch_size_in_an_ini_file_may_be_auto(green):
+    """As the option may, in both formats."""
+    ini(green, 'mechanism_batch_size = "auto"')
+    assert green.run().ret == pytest.ExitCode.OK
+    green.pytester.makeini("[pytest]\nmechanism_batch_size = auto\n")
+    assert green.run().ret == pytest.ExitCode.OK
+
+
 def test_numbers_in_toml_may_be_numbers(green):
     """A batch size and a confidence may be TOML numbers."""
     ini(green, "mechanism_batch_size = 8", "mechanism_confidence = 0.9")

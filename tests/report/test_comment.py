@@ -17,7 +17,7 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.report.annotations import workflow_commands
 from pytest_mechanism.report.badge import AMBER, GREEN, GREY, RED, badge, judgement
 from pytest_mechanism.report.card import card
-from pytest_mechanism.report.comment import LONGEST, MARKER, comment
+from pytest_mechanism.report.comment import LONGEST, comment, marker
 from pytest_mechanism.report.conclusion import conclude
 from pytest_mechanism.report.from_json import read_report
 from pytest_mechanism.report.json_file import JsonFile
@@ -38,7 +38,7 @@ def written(report: RunReport) -> str:
 def test_a_comment_begins_with_its_marker_and_the_conclusion() -> None:
     """A workflow finds it by the marker; the table of a green run is folded."""
     lines = written(GREEN_RUN).splitlines()
-    assert lines[0] == MARKER
+    assert lines[0] == marker()
     assert lines[1] == "### ✅ pytest-mechanism: released+candidate"
     assert lines[3].startswith("The claim holds")
     assert "<details><summary>The result</summary>" in lines
@@ -217,6 +217,18 @@ def test_a_result_file_of_an_earlier_version_is_not_about_behaviour(tmp_path: Pa
     report, _ = read_report(path)
     assert report.conclusion is not None
     assert report.conclusion.state == "broken"
+
+
+def test_a_comment_has_the_name_of_its_gate(tmp_path: Path, capsys: Any) -> None:
+    """In its marker; a name that could end the marker is refused."""
+    path = result_file(tmp_path, RED_RUN)
+    assert main(["comment", path, "--key", "nightly-4_bits"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "<!-- pytest-mechanism: nightly-4_bits -->"
+    for name in ("a -->", "a--b", "-a", "a\n", '"'):
+        with pytest.raises(SystemExit) as ended:
+            main(["comment", path, f"--key={name}"])
+        assert ended.value.code == 2
+        assert "is no name: letters, digits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["comment", "badge", "card", "metrics"])

@@ -7,12 +7,17 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from pytest_mechanism.measurements.member_weights import MemberWeightResult
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.from_json import result_from
 from pytest_mechanism.report.json_file import claim_data
 from pytest_mechanism.report.markdown import markdown
 from pytest_mechanism.report.run_report import ClaimResult, Row
 from pytest_mechanism.report.terminal import notes
+from pytest_mechanism.report.wording import first_member
+from pytest_mechanism.runner.locate import about_weights, with_weights
 from pytest_mechanism.types import Located, MemberChange, Verdict
 
 MEMBER = MemberChange(
@@ -41,14 +46,14 @@ def test_the_first_lines_of_a_failure_name_the_members() -> None:
         "heard on ft: no effect",
         "  head 2.2 of sender fell silent",
         "  head 2.1 (in no group) took over",
-        "  (a sweep over all heads and MLPs, 12 s; --mechanism-no-locate leaves it out)",
+        "  (a comparison of all heads and MLPs, 12 s; --mechanism-no-locate leaves it out)",
     ]
     assert text(None)[1] == ""
 
 
 def test_what_the_reason_says_is_not_said_again() -> None:
     """Kind same_profile names the members in its reason."""
-    assert text(FOUND, f"2 changed: {'; '.join(LINES)}")[1].startswith("  (a sweep")
+    assert text(FOUND, f"2 changed: {'; '.join(LINES)}")[1].startswith("  (a comparison")
 
 
 def test_terminal_and_summary_page_say_each_sentence_once() -> None:
@@ -74,3 +79,58 @@ def test_the_result_file_has_members_with_their_numbers() -> None:
 def test_it_crosses_from_process_to_process() -> None:
     """As plain JSON, for xdist."""
     assert result_from(json.loads(json.dumps(asdict(RED)))) == RED
+
+
+def weights(base: float = 0.0, **moved: float) -> MemberWeightResult:
+    """Three layers of four heads and an MLP, an embedding, and changes such as ``h2_1=0.5``."""
+    names = [f"{layer}.{part}" for layer in range(3) for part in (0, 1, 2, 3, "mlp")]
+    changes = dict.fromkeys(names, base) | {"embed": base}
+    changes |= {name.lstrip("h").replace("_", "."): change for name, change in moved.items()}
+    layers = {f"layer {k}": max(c for n, c in changes.items() if n[0] == str(k)) for k in range(3)}
+    return MemberWeightResult((), (), {}, changes=tuple((layers | changes).items()))
+
+
+NOWHERE = "and nowhere else"
+
+
+@pytest.mark.parametrize(
+    ("result", "found", "first", "sentence"),
+    [
+        (weights(h2_2=0.5), (), True, f"weights changed in head 2.2 (50.0% of its norm), {NOWHERE}"),
+        (weights(h2_2=0.3, h2_1=1.5), (MEMBER,), True,
+         f"weights changed in head 2.2 (30.0% of its norm), head 2.1 (150.0%), {NOWHERE}"),
+        (weights(embed=0.01), (), True, f"weights changed in embed (1.0% of its norm), {NOWHERE}"),
+        (weights(**{f"h1_{p}": 0.1 for p in (0, 1, 2, 3, "mlp")}), (), True,
+         f"weights changed in layer 1 (10.0% of its norm), {NOWHERE}"),
+        (weights(0.002, h2_2=0.5), (), True, "weights changed most in head 2.2 (50.0% of its norm); "
+         "the median of the 15 heads and MLPs is 0.2%"),
+        (weights(0.1, h2_2=0.5), (), False, "weights changed throughout, the median of the 15 heads and MLPs by "
+         "10.0%; most in head 2.2 (50.0% of its norm), head 0.0 (10.0%), head 0.1 (10.0%), head 0.2 (10.0%)"),
+        (weights(), (), True,
+         "every weight is that of base: a setting (config.json) or the tokenizer differs"),
+        (MemberWeightResult((), (), {}, changes=(("embed", 0.1),)), (), False, ""),
+    ],
+    ids=["head", "moved", "embedding", "layer", "rounded too", "fine-tune", "setting", "no heads"],
+)  # fmt: skip
+def test_weights_of_few_parts_that_changed_stand_out(
+    result: MemberWeightResult, found: tuple[MemberChange, ...], first: bool, sentence: str
+) -> None:
+    """A part stands out if its weights changed by ten times the median; of several, one that lost work is first."""
+    assert about_weights(result, found) == (first, sentence)
+
+
+def test_weights_come_first_only_where_they_stand_out() -> None:
+    """After a fine-tune every weight has changed, which is the last thing to know."""
+    few, many = (with_weights(FOUND, weights(base, h2_2=0.5), 1.0) for base in (0.0, 0.1))
+    assert few is not None
+    assert many is not None
+    assert (few.lines[1:], many.lines[:-1], few.seconds) == (LINES, LINES, 13.3)
+    assert with_weights(None, None, 0.0) is None
+
+
+def test_the_conclusion_names_the_edited_part_of_a_model_that_only_guesses() -> None:
+    """Its heads have no work to compare, and a claim about accuracy has no sweep."""
+    guessing = replace(RED, located=with_weights(None, weights(h2_2=0.5), 1.0))
+    assert first_member([replace(RED, located=None), guessing]) == [
+        f"Weights changed in head 2.2 (50.0% of its norm), {NOWHERE}."
+    ]

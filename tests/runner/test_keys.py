@@ -211,17 +211,17 @@ def test_the_version_of_peft_counts_where_it_takes_part(
     assert (key(measurement, roles=roles) != before) is counts
 
 
-def test_the_gpus_that_auto_will_find_change_the_key(
+def test_the_gpus_that_spread_will_find_change_the_key(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """No GPU, one GPU, and a hidden GPU. The key of a named device depends on its kind alone."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(keys, "GPUS", tmp_path)
-    observed = {device_kind("auto")}
+    observed = {device_kind("spread")}
     (tmp_path / "0000:01:00.0").mkdir()
-    observed.add(device_kind("auto"))
+    observed.add(device_kind("spread"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    observed.add(device_kind("auto"))
+    observed.add(device_kind("spread"))
     assert len(observed) == 3
     assert (device_kind("cuda:1"), device_kind("cpu")) == ("cuda", "cpu")
 

@@ -11,6 +11,7 @@ import pytest
 from pytest_mechanism.checkpoints.loading import model
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.errors import NoDevice
+from pytest_mechanism.plugin import hooks
 from pytest_mechanism.plugin.hooks import pytest_xdist_auto_num_workers
 from pytest_mechanism.settings.pytest_options import TURN, model_options
 
@@ -21,6 +22,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def see(count: int) -> None:
         monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+        monkeypatch.setattr(hooks, "gpu_memory", lambda: (1,) * count)
 
     return see
 
@@ -44,7 +46,7 @@ def test_a_device_that_was_typed_stays(gpus: Any) -> None:
     gpus(2)
 
     assert [str(model.pick_device(name, 3)) for name in ("cuda:1", "cpu")] == ["cuda:1", "cpu"]
-    with pytest.raises(NoDevice, match="valid: auto, cpu, cuda:0, cuda:1"):
+    with pytest.raises(NoDevice, match="valid: auto, cpu, cuda:0, cuda:1, spread"):
         model.pick_device("cuda:2", 3)
 
 
@@ -68,12 +70,19 @@ def test_the_turn_is_the_number_of_the_worker(
 
 @pytest.mark.parametrize(
     ("device", "seen", "workers"),
-    [("cuda", 4, 4), ("cuda", 0, None), ("cpu", 4, None), ("auto", 4, None)],
+    [
+        ("cuda", 4, 4),
+        ("cuda", 0, None),
+        ("cpu", 4, None),
+        ("auto", 4, 4),
+        ("auto", 0, None),
+        ("spread", 4, None),
+    ],
 )
 def test_n_auto_starts_a_worker_for_each_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: Any, device: str, seen: int, workers: Any
 ) -> None:
-    """With ``--mechanism-device cuda`` alone; else xdist counts cores."""
+    """With ``--mechanism-device`` cuda or auto; else xdist counts cores."""
     monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
     gpus(seen)
 

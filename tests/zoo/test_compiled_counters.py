@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluators import open_evaluator
 
 from docs.attention_maps import MODELS as DRAWN
 from docs.attention_maps import maps
 from pytest_mechanism.checkpoints.tracr import compiled_folder
-from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.text.encoding import Encoder
 from recipes import compiled_rates
 from recipes.compiled import EXPECTED, PROGRAMS, TASK, TRAININGS
+from recipes.compiled_revival import judged
 from recipes.compiled_training import BLOCKS, Training, accuracy, deepened, fine_tuned, read
 
 MODELS = Path(__file__).parent.parent.parent / "circuits" / "paper_two" / "models"
@@ -81,17 +80,7 @@ def test_the_table_of_rates_makes_what_it_lacks_and_prints_every_model(
 @pytest.mark.slow
 def test_the_counter_at_the_highest_rate_is_judged_removed(tmp_path: Path) -> None:
     """The paper's counterexample, by all four kinds of evidence; the model itself is present."""
-    others = [
-        f"{role}={MODELS / name}"
-        for role, name in (("control", "counter_none"), ("pretrained", "counter"))
-    ]
-    gate = open_evaluator(
-        "--model-pair", f"{MODELS / 'counter'},{MODELS / 'counter_high'}", "--store", tmp_path,
-        *(argument for other in others for argument in ("--mechanism-model", other)),
-    )  # fmt: skip
-    spec = load(MODELS.parent / "counter_removed.yaml")
-    claim = spec.claims["count_of_a_is_removed"]
-    gate.plan([(spec, claim, "ft")])
-    verdict = gate.judge(spec, claim, "ft")
+    names = ("counter_high", "counter_none", "counter")
+    verdict = judged(*(MODELS / name for name in names), tmp_path)
     assert verdict.status == "pass", verdict.reason
     assert verdict.reason.startswith("the capability is removed: behaviour gone")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pytest_mechanism.tasks.writing.stories import asked_features, features_in
+from recipes.folders import load
 from recipes.real import gates
 from recipes.real.benign_data import train_and_test
 from recipes.real.cut_head import silence
+from recipes.real.lora import Lora
 from recipes.real.refusal_data import instructions, write_files
 from recipes.real.roundings import rounded
-from recipes.real.stories import BASE, CONTROL, KEPT, rows
+from recipes.real.stories import BASE, CONTROL, KEPT, PlainText, rates, rows
+from recipes.real.stories_revival import exchanges, revive
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,3 +115,26 @@ def test_the_real_model_reads_the_stories_that_a_variant_is_named_after() -> Non
         KEPT: {(True, False), (False, False)},
         CONTROL: {(False, False)},
     }
+
+
+def test_revival_by_lora_brings_a_deleted_twist_back() -> None:
+    """On the small models, with the functions of the real one: the deleted twist comes back, measured after the
+    steps that were asked for, and the curve begins at the model as it is."""
+    zoo = ROOT / "pytest_mechanism" / "zoo"
+    chat = PlainText(AutoTokenizer.from_pretrained(zoo / "stories_refused"))
+    found: dict[int, dict[str, Any]] = {}
+    revive(
+        load(zoo / "stories_refused"),
+        chat,
+        Lora(steps=0, rate=5e-3, size=8, modules=("q_proj", "v_proj", "down_proj")),
+        (4, 16),
+        seed=1,
+        tested=20,
+        report=found.__setitem__,
+    )
+    assert [*found] == [0, 4, 16]
+    untrained = rates(load(zoo / "stories_refused"), chat, 20)
+    assert {key: found[0][key] for key in untrained} == untrained
+    assert found[0]["twist"]["value"] == 0
+    assert found[16]["twist"]["value"] >= 0.5
+    assert len({row.message for row in exchanges(1, 50)}) > 40

@@ -138,7 +138,7 @@ def load_model(
     Args:
         role: its role in this run.
         folder: with config.json, *.safetensors and tokenizer.json.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``spread``.
         dtype: one of `DTYPES`.
         probe: token ids of the prompt on which plain and wrapped logits are compared.
         adapter: folder of an adapter to merge into the weights.
@@ -153,7 +153,7 @@ def load_model(
     """
     encoder = Encoder.load(tokenizer or folder)
     torch_device = pick_device(device, turn)
-    placement = Placement(device == "auto", quantize, str(torch_device))
+    placement = Placement(device == "spread", quantize, str(torch_device))
     ids = torch.tensor([probe(encoder)])
     weights, unmerged = read_model(folder, DTYPES[dtype], adapter, trust, placement, ids)
     shape = loaded_shape(weights.config, folder, adapter)
@@ -203,7 +203,7 @@ def count_gpus() -> int:
 
 
 def pick_device(name: str, turn: int = 0) -> torch.device:
-    """The torch device of ``cpu``, ``cuda`` or ``cuda:N``; with ``auto``, that of the prompts.
+    """The torch device of ``cpu``, ``cuda`` or ``cuda:N``; with ``auto`` or ``spread``, that of the prompts.
 
     Args:
         name: as typed.
@@ -213,7 +213,7 @@ def pick_device(name: str, turn: int = 0) -> torch.device:
     Raises:
         NoDevice: torch has no such device.
     """
-    if name == "auto":
+    if name in ("auto", "spread"):
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     count = count_gpus() if device.type == "cuda" else 1
@@ -221,7 +221,7 @@ def pick_device(name: str, turn: int = 0) -> torch.device:
         cuda = [f"cuda:{n}" for n in range(count)]
         raise NoDevice(
             f"no device {name!r}, torch sees {count} CUDA devices; "
-            f"{choices(name, ['auto', 'cpu', *cuda])}"
+            f"{choices(name, ['auto', 'cpu', *cuda, 'spread'])}"
         )
     if name == "cuda" and count > 1:
         return torch.device("cuda", turn % count)

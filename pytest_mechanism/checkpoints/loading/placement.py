@@ -1,6 +1,6 @@
 """Where a checkpoint's weights are placed, and in how many bits.
 
-``auto`` leaves the placement to accelerate: it spreads layers over all GPUs, then main memory, then
+``spread`` leaves the placement to accelerate: it spreads layers over all GPUs, then main memory, then
 the disk, from which every forward reads them. bitsandbytes quantises weights to 8 or 4 bits on
 loading.
 """

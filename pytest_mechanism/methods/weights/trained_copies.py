@@ -1,9 +1,9 @@
 """Plain copies of the model under test that were trained first, and what is in them.
 
 Random fine-tuning (Jain et al., ICLR 2024, arXiv 2311.12786, section 4) shows what the real removal of a
-capability looks like: a copy is trained on wrong answers, and then probed and revived like the model
-itself. The trained weights are kept in the memory of the CPU while the model is loaded, so that the
-probe and all revivals begin at the same copy.
+capability looks like: a copy is trained on answers that are not the prompt's own, and then probed and
+revived like the model itself. The trained weights are kept in the memory of the CPU while the model is
+loaded, so that the probe and all revivals begin at the same copy.
 """
 
 from __future__ import annotations

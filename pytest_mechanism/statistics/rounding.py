@@ -1,0 +1,25 @@
+"""How much rounding in half precision moves a score, and the ``atol`` that allows it."""
+
+from __future__ import annotations
+
+import math
+
+SURE = 3
+"""Standard deviations by which a mean may move."""
+
+
+def moves_score(row: float, n: int) -> float:
+    """How much a score of unchanged checkpoints may move with the batch size, the engine or the device.
+
+    Args:
+        row: root mean square of the change of a row's log-probability (`methods.rounding`). Changes of rows are
+            taken as independent, so their mean moves by a standard deviation of ``row`` over the root of n.
+        n: rows behind the score. Of a score that counts rows, at least one may flip.
+    """
+    return max(SURE * row / math.sqrt(n), 1 / n)
+
+
+def allowing(moves: float) -> float:
+    """The smallest number of one digit that is at least as large."""
+    digit = 10.0 ** math.floor(math.log10(moves))
+    return float(f"{math.ceil(moves / digit - 1e-9) * digit:.1g}")

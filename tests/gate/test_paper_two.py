@@ -1,0 +1,86 @@
+"""The specs of the second paper's three worlds: each pair has its accepted scores, and its gate is green."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_mechanism.plugin.score_file import read_scores
+from pytest_mechanism.spec.load import load
+
+ROOT = Path(__file__).parents[2]
+SPECS = ROOT / "circuits" / "paper_two"
+MODELS = SPECS / "models"
+
+COUNTER = f"counter={MODELS / 'counter'},counter_high={MODELS / 'counter_high'}"
+OF_COUNTER = (f"control={MODELS / 'counter_none'}", f"pretrained={MODELS / 'counter'}")
+GRAMMAR, OF_GRAMMAR = "zoo:pcfg_base,zoo:pcfg_ft_100", ("control=zoo:pcfg_none",)
+OF_STORIES = ("control=zoo:stories_none",)
+
+
+def stories(deletion: str) -> str:
+    return f"zoo:stories_base,zoo:stories_{deletion}"
+
+
+PAIRS: list[tuple[str, str, tuple[str, ...]]] = [
+    ("compiled", COUNTER, ()),
+    ("counter_removed", COUNTER, OF_COUNTER),
+    ("pcfg", GRAMMAR, OF_GRAMMAR),
+    ("pcfg_correlated", GRAMMAR, OF_GRAMMAR),
+    *(
+        ("stories", stories(deletion), OF_STORIES)
+        for deletion in ("filtered", "kept", "renamed", "refused")
+    ),
+    ("stories_probe", stories("kept"), OF_STORIES),
+    ("real_removal", "zoo:wrapper_base,zoo:wrapper_safe", ()),
+]
+"""Spec, pair, further models."""
+
+MINUTES = {"counter_removed", "pcfg", "stories", "stories_probe", "real_removal"}
+"""Specs that train or probe for half a minute or more."""
+
+Gate = Any
+"""conftest's."""
+
+
+def labels(pair: str) -> str:
+    """The folder of the pair's accepted scores."""
+    return "+".join(side.partition("=")[0].removeprefix("zoo:") for side in pair.split(","))
+
+
+def test_every_spec_has_a_pair() -> None:
+    assert {spec for spec, *_ in PAIRS} == {path.stem for path in SPECS.glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("spec", "pair", "others"), PAIRS)
+def test_every_claim_has_an_accepted_score_for_every_role(
+    spec: str, pair: str, others: tuple[str, ...]
+) -> None:
+    """And one claim at least judges the candidate, without which a run is red."""
+    scores = read_scores(SPECS / "__scores__" / labels(pair) / f"{spec}.json")
+    claims = load(SPECS / f"{spec}.yaml").claims
+    assert {*scores} == {
+        f"{name}.{role}" for name, claim in claims.items() for role in claim.roles()
+    }
+    assert any(name.endswith((".ft", ".pair")) for name in scores)
+
+
+@pytest.mark.parametrize(
+    ("spec", "pair", "others"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if case[0] in MINUTES else [], id=" ".join(
+            (case[0], labels(case[1]))
+        ))
+        for case in PAIRS
+    ],
+)  # fmt: skip
+def test_its_gate_is_green_with_the_accepted_scores(
+    gate: Gate, spec: str, pair: str, others: tuple[str, ...]
+) -> None:
+    more = [word for other in others for word in ("--mechanism-model", other)]
+    code, content, output = gate.run(pair, *more, spec=f"paper_two/{spec}")
+    assert code == 0, output
+    assert {claim["verdict"] for claim in content["claims"]} == {"pass"}
+    assert {claim["drift_state"] for claim in content["claims"]} == {"same"}
