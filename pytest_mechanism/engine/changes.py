@@ -216,7 +216,7 @@ class Changes:
         of_shape: dict[tuple[int, int, bool, bool], list[MemberEdit]] = {}
         for member_edit in edits:
             edit = member_edit.edit
-            location = self.layout.locate(member_edit.member, edit.at)
+            location = self.layout.among_own(member_edit.member, edit.at)
             heads = old.shape[2] if edit.heads is None else len(edit.heads)
             count = location.columns.shape[1]
             shape = (heads, count, edit.keep is None, location.computed is None)
@@ -274,7 +274,7 @@ class Changes:
         """What members' readings name, into `values`; 0 after a row's last token."""
         of_shape: dict[Any, list[tuple[int, int, Reading]]] = {}
         for member, number, reading in wanted:
-            count = self.layout.locate(member, reading.at).columns.shape[1]
+            count = self.layout.among_own(member, reading.at).columns.shape[1]
             of_shape.setdefault((reading.heads, count), []).append((member, number, reading))
         for (heads, count), alike in of_shape.items():
             columns, computed = self.layout.locate_all([(m, reading.at) for m, _, reading in alike])

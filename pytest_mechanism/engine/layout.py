@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple, TypeVar
 
@@ -139,6 +139,14 @@ class Layout:
         """Columns of a member's tokens at some positions."""
         return self.locate_all([(member, at)])
 
+    def among_own(self, member: int, at: Positions | None) -> Location:
+        """Where positions are among a member's own columns."""
+        active = self.members[member].active
+        found: Location = self.cache(
+            "locate", (active, at), lambda: search(active, positions(self.tokens, at))
+        )
+        return found
+
     def locate_all(self, wanted: Sequence[tuple[int, Int[Tensor, "rows _"] | None]]) -> Location:
         """Columns of (members' tokens, at some positions), one after the other."""
         name = ("located", *((self.starts[member], id(at)) for member, at in wanted))
@@ -154,12 +162,7 @@ class Layout:
         found: list[Location] = []
         for _, equal in groupby(wanted, tensors):
             alike = list(equal)
-            active, at = self.members[alike[0][0]].active, alike[0][1]
-            columns, computed = self.cache(
-                "locate",
-                (active, at),
-                partial(lambda active, at: search(active, positions(self.tokens, at)), active, at),
-            )
+            columns, computed = self.among_own(*alike[0])
             starts = index_tensor(tuple(self.starts[i] for i, _ in alike), columns.device)
             columns = (columns[:, None] + starts[:, None]).flatten(1)
             if computed is not None and len(alike) > 1:

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launches import Launches
 from strategies import EngineCase, cases, farthest
-from sweep import HEADS, LAYERS, of_each_head, silenced
+from sweep import HEADS, LAYERS, of_each_head
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
 from pytest_mechanism.engine import layout, planning
 from pytest_mechanism.engine.branch import BranchEngine
-from pytest_mechanism.engine.interface import Branch, Reading, Site, Tokens
+from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 
 LONG = Tokens(torch.arange(2 * 40).view(2, 40), torch.tensor([40, 33]))
@@ -86,7 +86,9 @@ def kinds(place: torch.Tensor | None) -> dict[str, Callable[[int], list[Branch]]
     reading = Reading(Site(LAYERS - 1, "q"), LAST, (0, 2))
 
     def each(count: int, **more: object) -> list[Branch]:
-        edits = [silenced(i % LAYERS, place, i % HEADS) for i in range(count)]
+        nothing = torch.zeros((), dtype=torch.float64)
+        sites = [(Site(i % LAYERS, "z"), (i % HEADS,)) for i in range(count)]
+        edits = [Edit(site, nothing, place, heads) for site, heads in sites]
         return [Branch([edit], **more) for edit in edits]  # type: ignore[arg-type]
 
     return {
