@@ -80,8 +80,8 @@ def measure(
         if not patched_ones:
             continue
         change = torch.stack(patched_ones) - clean
-        columns.add_all(request.senders, change)
-        columns.add_all([f"ratio {name}" for name in request.senders], change.expm1())
+        names = [column for name in request.senders for column in (name, f"ratio {name}")]
+        columns.add_all(names, torch.stack([change, change.expm1()], 1).flatten(0, 1))
     return columns.observations(rows)
 
 
