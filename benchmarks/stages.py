@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.clock import Contender, Measure
 from benchmarks.shapes import Setting
-from benchmarks.sweeps import Given, answered, given
+from benchmarks.sweeps import Given, answered, answers, given
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Site
 from pytest_mechanism.engine.reference import ReferenceEngine
@@ -88,7 +88,7 @@ def path(name: str, setting: Setting, every: int) -> Measure:
 
     def variants(state: Given, which: Sequence[int]) -> Tensor:
         outcomes = patched(setting, state, [senders[i] for i in which], place, receivers, via)
-        return torch.stack([answered(setting, outcome.logits) for outcome in outcomes])
+        return answers(setting, outcomes)
 
     return Measure(
         name,
@@ -205,7 +205,7 @@ def minimality(setting: Setting, every: int) -> Measure:
             )
             for i in which
         )
-        return torch.stack([answered(setting, o.logits) for o in run.branches(branches)])
+        return answers(setting, run.branches(branches))
 
     ablated = ReferenceEngine(setting.wrapped).run(batch.base.tokens, silent).outcome
     return Measure(

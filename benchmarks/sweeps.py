@@ -6,7 +6,7 @@ vocabulary. ``everywhere`` patches at all positions, otherwise at the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -19,8 +19,9 @@ from benchmarks.clock import Contender, Measure
 from benchmarks.operations import Cost
 from benchmarks.shapes import Setting
 from pytest_mechanism.engine.branch import BranchEngine
-from pytest_mechanism.engine.interface import Branch, Edit, Reading, Run, Site
+from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Run, Site
 from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.methods.readout import log_probabilities
 
 NNSIGHT = find_spec("nnsight") is not None
 
@@ -65,6 +66,11 @@ def answered(setting: Setting, logits: Tensor) -> Tensor:
     return logits.log_softmax(-1).gather(1, setting.batch.answers[:, None])[:, 0]
 
 
+def answers(setting: Setting, outcomes: Iterable[Outcome]) -> Tensor:
+    """[N, R], log-probability of the answers in an engine's branches, as methods take it."""
+    return torch.stack([*log_probabilities(outcomes, setting.batch.answers[:, None])])
+
+
 @dataclass(frozen=True, eq=False)
 class Given:
     """What an engine's branches start from.
@@ -101,14 +107,13 @@ def engine_contender(
     def variants(state: Given, which: Sequence[int]) -> Tensor:
         heads = setting.shape.heads()
         branches = (head_branch(state, *heads[i], at) for i in which)
-        # one at a time: the logits of all heads together would fill the memory
-        return torch.stack([answered(setting, o.logits) for o in state.run.branches(branches)])
+        return answers(setting, state.run.branches(branches))
 
     return Contender(name, runs, variants, every)
 
 
 def head_branch(state: Given, layer: int, head: int, at: Tensor | None) -> Branch:
-    value = state.theirs[layer][:, :, [head]]
+    value = state.theirs[layer][:, :, head : head + 1]
     return Branch([Edit(Site(layer, "z"), value, at=at, heads=(head,))])
 
 

@@ -10,7 +10,12 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Edit, Positions, Tokens
 from pytest_mechanism.engine.layout import Location
-from pytest_mechanism.engine.plumbing import index_tensor, positions, with_heads
+from pytest_mechanism.engine.plumbing import (
+    chosen_heads,
+    index_tensor,
+    positions,
+    with_heads,
+)
 
 
 def gather(
@@ -19,13 +24,12 @@ def gather(
     heads: tuple[int, ...] | None,
 ) -> Float[Tensor, "rows _ _ width"]:
     """A copy of some heads at some positions, or columns; None stands for all."""
-    values = activation
+    values = chosen_heads(activation, heads)
     if at is not None:
-        rows = torch.arange(values.shape[0], device=values.device)[:, None]
-        values = values[rows, at.to(values.device)]
-    if heads is not None:
-        values = values[:, :, index_tensor(tuple(heads), values.device)]
-    return values.clone() if values is activation else values
+        rows = index_tensor(tuple(range(values.shape[0])), values.device)[:, None]
+        return values[rows, at.to(values.device)]
+    copied = values.untyped_storage().data_ptr() != activation.untyped_storage().data_ptr()
+    return values if copied else values.clone()
 
 
 def edited_run(
@@ -37,7 +41,7 @@ def edited_run(
         new = edit.value.to(old).expand_as(old).contiguous()  # some families take views of it
     else:
         new = old.clone()
-        put(new, old, [(Location(positions(tokens, edit.at).to(old.device), None), edit)])
+        put(new, old, Location(positions(tokens, edit.at), None), [edit])
     return new if activation.dim() == 4 else new.squeeze(2)
 
 
@@ -53,36 +57,46 @@ def marked(location: Location, width: int) -> Bool[Tensor, "rows columns"]:
 def put(
     new: Float[Tensor, "rows columns heads width"],
     old: Float[Tensor, "rows columns heads width"],
-    edits: Sequence[tuple[Location, Edit]],
+    location: Location,
+    edits: Sequence[Edit],
 ) -> None:
-    """Write edits of equal numbers of heads into ``new``."""
+    """Write edits of equal numbers of places and heads into ``new``.
+
+    Args:
+        new: what is written into.
+        old: the activation before these edits.
+        location: columns of all edits, one edit after the other.
+        edits: what is written; all of them keep a share of the old values, or none does.
+    """
     rows, _, n_heads, d = old.shape
-    columns, heads, values, keeps, computed = [], [], [], [], []
-    for location, edit in edits:
-        chosen = tuple(range(n_heads)) if edit.heads is None else tuple(edit.heads)
-        count = location.columns.shape[1]
-        shape = (rows, count, len(chosen), d)
-        columns.append(location.columns)
-        heads.append(index_tensor(chosen, old.device).expand(count, -1))
-        values.append(edit.value.to(old).expand(shape))
-        if edit.keep is not None:
-            keeps.append(edit.keep.to(old).expand(shape))
-        if location.computed is not None:
-            computed.append(location.computed)
-    at, of = torch.cat(columns, 1)[:, :, None], torch.cat(heads)[None]
-    row = torch.arange(rows, device=old.device)[:, None, None]
-    value = torch.cat(values, 1)
-    if keeps:
-        keep = torch.cat(keeps, 1)
+    count = location.columns.shape[1] // len(edits)
+    chosen = [tuple(range(n_heads)) if e.heads is None else tuple(e.heads) for e in edits]
+    numbers = tuple(head for heads in chosen for _ in range(count) for head in heads)
+    shape = (rows, count, len(chosen[0]), d)
+    at = location.columns.to(old.device)[:, :, None]
+    of = index_tensor(numbers, old.device).view(1, at.shape[1], -1)
+    row = index_tensor(tuple(range(rows)), old.device)[:, None, None]
+    value = joined([edit.value.to(old).expand(shape) for edit in edits])
+    if edits[0].keep is not None:
+        shares = [edit.keep.to(old).expand(shape) for edit in edits if edit.keep is not None]
+        keep = joined(shares)
         value = keep * old[row, at, of] + (1 - keep) * value
     if value.requires_grad:
-        repeats = [named_before(edit.at, location.columns) for location, edit in edits]
+        repeats = [
+            named_before(edit.at, columns)
+            for edit, columns in zip(edits, location.columns.split(count, 1), strict=True)
+        ]
         value = torch.where(torch.cat(repeats, 1)[:, :, None, None], value.detach(), value)
-    if computed:
-        r, column = torch.cat(computed, 1).nonzero(as_tuple=True)
+    if location.computed is not None:
+        r, column = location.computed.nonzero(as_tuple=True)
         new[r[:, None], at[r, column], of[0, column]] = value[r, column]
     else:
         new[row, at, of] = value
+
+
+def joined(values: Sequence[Float[Tensor, "rows _ heads width"]]) -> Float[Tensor, "rows _ _ _"]:
+    """One after the other; a single one as it is."""
+    return values[0] if len(values) == 1 else torch.cat(list(values), 1)
 
 
 def named_before(

@@ -20,8 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pytest_mechanism.engine.activations import edited_run, gather
-from pytest_mechanism.engine.finite import NonFiniteRows
+from pytest_mechanism.engine.finite import NonFiniteRows, not_finite
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Tokens
+from pytest_mechanism.engine.layout import MOST_COLUMNS
 from pytest_mechanism.engine.memory import (
     READING_BYTES,
     RECORD_BYTES,
@@ -45,9 +46,28 @@ LEAST_COLUMNS = 32
 """Columns that are computed side by side even if the prompts are shorter. Longer prompts allow as
 many columns as they have tokens: what is in memory beside the record stays that of one forward."""
 
-MOST_COLUMNS = 48
-"""Columns that a CPU computes side by side of long prompts: more of them are no faster, and their
-attention scores over a long prompt outgrow what the allocator keeps at hand."""
+DEVICE_TOKENS = 1 << 14
+"""Tokens, of all rows and branches, that fill a device other than a CPU: each operation takes longer
+then than it takes to launch it. Measured on an H200: at GPT-2 small's and Llama-7B's shape, 16,384
+tokens are at most 10 % slower than any other number."""
+
+DEVICE_COLUMNS = 512
+"""Columns in the same rows on such a device: attention scores grow with their square."""
+
+
+def columns_at_once(tokens: Tokens, fill: int | None = None) -> tuple[int, int]:
+    """Columns of branches in the same rows that are computed side by side, and of branches in rows of
+    their own.
+
+    Args:
+        tokens: the run's.
+        fill: see `BranchEngine`.
+    """
+    rows, length = tokens.ids.shape
+    if fill is None and tokens.ids.device.type == "cpu":
+        return max(LEAST_COLUMNS, min(length, MOST_COLUMNS)), 0
+    columns = max(LEAST_COLUMNS, (DEVICE_TOKENS if fill is None else fill) // rows)
+    return min(columns, DEVICE_COLUMNS), columns
 
 
 @dataclass
@@ -60,6 +80,7 @@ class BranchEngine:
         name: part of every measurement's key.
         limit: on what is tried at once.
         memory: bytes of records that may be kept.
+        fill: tokens that are computed at once if there is room; None for what suits the device.
         bytes_per_token: of the last record.
         records: of runs.
         readings: outcomes of runs without an answer.
@@ -71,6 +92,7 @@ class BranchEngine:
     name: str = "branch"
     limit: TokenLimit = field(default_factory=TokenLimit)
     memory: int = RECORD_BYTES
+    fill: int | None = None
     bytes_per_token: float = 0.0
     records: Kept[Record] = field(init=False)
     readings: Kept[Outcome] = field(init=False)
@@ -217,14 +239,16 @@ class BranchRun:
         run = RecordedRun(engine.model, self.tokens, self.edits, self.record)
         ahead = attends_ahead(engine.model.plain)
         planner = Planner(self.tokens, len(engine.model.layers), run.cache, ahead)
-        length = self.tokens.ids.shape[1]
-        most = MOST_COLUMNS if self.tokens.ids.device.type == "cpu" else length
-        columns = max(LEAST_COLUMNS, min(length, most))
-        for pack in pack_branches(map(planner.plan, branches), columns):
+        for pack in pack_branches(map(planner.plan, branches), *self.columns):
             outcomes = self.within_memory(run, pack, gradients)
-            for planned, outcome in zip(pack, outcomes, strict=True):
+            for _, outcome in zip(pack, outcomes, strict=True):
                 engine.count(self.tokens.ids.shape[0])
-                yield engine.non_finite.check(self.tokens, outcome, planned.branch.readings)
+                yield outcome
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """See `columns_at_once`."""
+        return columns_at_once(self.tokens, self.engine.fill)
 
     @property
     def room(self) -> int:
@@ -235,7 +259,7 @@ class BranchRun:
         self, run: RecordedRun, pack: Sequence[PlannedBranch], gradients: bool
     ) -> Iterator[Outcome]:
         """A pack's outcomes, in smaller packs where memory runs out."""
-        waiting = list(pack_branches(pack, self.room))
+        waiting = list(pack_branches(pack, self.room, self.room))
         while waiting:
             part, replayed = waiting.pop(0), None
             tried = sum(planned.active.numel() for planned in part)
@@ -248,10 +272,12 @@ class BranchRun:
             if replayed is None:  # here the error is gone, and with it what filled the memory
                 self.engine.limit.ran_out(tried)
                 rest = [planned for each in (part, *waiting) for planned in each]
-                waiting = list(pack_branches(rest, self.room))
+                waiting = list(pack_branches(rest, self.room, self.room))
                 self.engine.forget()
             else:
                 self.engine.limit.fitted(tried)
+                for bad_rows in replayed.bad_rows:
+                    self.engine.non_finite.mark(self.tokens, bad_rows)
                 yield from self.with_logits(replayed, gradients)
                 replayed = None  # so that the next pack has its memory
 
@@ -271,5 +297,7 @@ class BranchRun:
                 self.engine.forget()
                 continue
             done += len(part)
+            for together in [each.together for each in part if each.together is not None][:1]:
+                self.engine.non_finite.mark(self.tokens, not_finite(together).any(0))
             while part:
                 yield part.pop(0)

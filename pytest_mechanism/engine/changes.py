@@ -10,20 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pytest_mechanism.engine.activations import gather, marked, put
+from pytest_mechanism.engine.finite import not_finite
 from pytest_mechanism.engine.interface import (
+    ActiveHeads,
     Branch,
     Edit,
     Knockout,
+    Positions,
     Reading,
     Site,
 )
-from pytest_mechanism.engine.layout import Layout, Location
+from pytest_mechanism.engine.layout import Layout
 from pytest_mechanism.engine.plumbing import (
     LOST_OR_TWICE,
     check_hook_count,
@@ -65,6 +70,7 @@ class Changes:
         values: what was read, by (member, number).
         fired: how often each site's hook was called.
         skipped: layers whose z is known, so that attention was not computed.
+        bad_rows: rows whose readings are not finite, an entry for each reading that was made together.
     """
 
     layout: Layout
@@ -76,6 +82,7 @@ class Changes:
     values: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     fired: dict[Site, int] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
+    bad_rows: list[Bool[Tensor, " rows"]] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -126,8 +133,18 @@ class Changes:
 
     def has_active_heads(self, layer: int) -> bool:
         """Whether a branch with frozen attention computes some head's z in this layer."""
-        members = self.layout.members
-        return any(heads.layer == layer for m in members for heads in m.branch.active_heads)
+        return layer in self.active_heads
+
+    @cached_property
+    def active_heads(self) -> dict[int, list[tuple[int, ActiveHeads]]]:
+        """By layer, (member, heads whose z it computes there)."""
+        by_layer: dict[int, list[tuple[int, ActiveHeads]]] = {}
+        for i, member in enumerate(self.layout.members):
+            for named in member.branch.active_heads:
+                members = by_layer.setdefault(named.layer, [])
+                if named.layer >= member.first:
+                    members.append((i, named))
+        return by_layer
 
     def knows_z(self, layer: int, before: int) -> bool:
         """Whether every column's z is known, so that attention need not be computed.
@@ -164,7 +181,8 @@ class Changes:
         if site.part == "scores":
             return self.cut(activation, self.cuts[site.layer])
         skipped = site.layer in self.skipped
-        new = with_heads(activation)
+        columns = self.layout.into_columns(activation)
+        new = with_heads(columns)
         if site.part == "z" and self.frozen and not skipped:
             new = self.freeze(new, site.layer)
         for one_round in self.edits.get(site, ()):
@@ -172,9 +190,9 @@ class Changes:
             made = [e for e in one_round if e.own or not (skipped and site.part == "z")]
             if made:
                 new = self.edited(new, made)
-        for member, number, reading in self.wanted.get(site, ()):
-            self.values[member, number] = self.read(new, member, reading)
-        return new if activation.dim() == 4 else new.squeeze(2)
+        if wanted := self.wanted.get(site):
+            self.read(new, wanted)
+        return self.layout.into_rows(new if columns.dim() == 4 else new.squeeze(2))
 
     def check(self, sites: Iterable[Site]) -> None:
         """Every hook was called once.
@@ -195,16 +213,18 @@ class Changes:
         self, old: Float[Tensor, "rows columns heads width"], edits: Sequence[MemberEdit]
     ) -> Float[Tensor, "rows columns heads width"]:
         """The activation after edits of different members, out of place so that gradients pass."""
-        of_shape: dict[tuple[int, bool, bool], list[tuple[Location, Edit]]] = {}
+        of_shape: dict[tuple[int, int, bool, bool], list[MemberEdit]] = {}
         for member_edit in edits:
             edit = member_edit.edit
-            location = self.layout.locate(member_edit.member, edit.at)
+            location = self.layout.among_own(member_edit.member, edit.at)
             heads = old.shape[2] if edit.heads is None else len(edit.heads)
-            shape = (heads, edit.keep is None, location.computed is None)
-            of_shape.setdefault(shape, []).append((location, edit))
+            count = location.columns.shape[1]
+            shape = (heads, count, edit.keep is None, location.computed is None)
+            of_shape.setdefault(shape, []).append(member_edit)
         new = old.clone()
-        for located in of_shape.values():
-            put(new, old, located)
+        for alike in of_shape.values():
+            location = self.layout.locate_all([(each.member, each.edit.at) for each in alike])
+            put(new, old, location, [each.edit for each in alike])
         return new
 
     def freeze(
@@ -212,16 +232,15 @@ class Changes:
     ) -> Float[Tensor, "rows columns heads d_head"]:
         """The run's z, but the computed one where heads are active."""
         rows, width, n_heads, _ = computed.shape
-        row = torch.arange(rows, device=computed.device)[:, None]
         active = torch.zeros(rows, width, n_heads, dtype=torch.bool, device=computed.device)
-        for i, member in enumerate(self.layout.members):
-            for named in member.branch.active_heads:
-                if named.layer == layer >= member.first:
-                    location = self.layout.locate(i, named.at)
-                    chosen = range(n_heads) if named.heads is None else named.heads
-                    heads = index_tensor(tuple(chosen), computed.device)
-                    active[:, :, heads] |= marked(location, width)[:, :, None]
-        in_run = self.z[layer][row, self.layout.positions[:, :width]]
+        of_heads: dict[tuple[int, ...], list[tuple[int, Positions | None]]] = {}
+        for i, named in self.active_heads.get(layer, ()):
+            chosen = tuple(range(n_heads) if named.heads is None else named.heads)
+            of_heads.setdefault(chosen, []).append((i, named.at))
+        for chosen, places in of_heads.items():
+            heads = index_tensor(chosen, computed.device)
+            active[:, :, heads] |= marked(self.layout.locate_all(places), width)[:, :, None]
+        in_run = self.z[layer][self.layout.rows, self.layout.positions[:, :width]]
         return torch.where(active[..., None], computed, in_run)
 
     def cut(
@@ -248,9 +267,21 @@ class Changes:
         return new
 
     def read(
-        self, activation: Float[Tensor, "rows columns heads width"], member: int, reading: Reading
-    ) -> Float[Tensor, "rows _ _ width"]:
-        """What a member's reading names; 0 after a row's last token."""
-        columns, computed = self.layout.locate(member, reading.at)
-        values = gather(activation, columns, reading.heads)
-        return values if computed is None else values * computed[:, :, None, None]
+        self,
+        activation: Float[Tensor, "rows columns heads width"],
+        wanted: Sequence[tuple[int, int, Reading]],
+    ) -> None:
+        """What members' readings name, into `values`; 0 after a row's last token."""
+        of_shape: dict[Any, list[tuple[int, int, Reading]]] = {}
+        for member, number, reading in wanted:
+            count = self.layout.among_own(member, reading.at).columns.shape[1]
+            of_shape.setdefault((reading.heads, count), []).append((member, number, reading))
+        for (heads, count), alike in of_shape.items():
+            columns, computed = self.layout.locate_all([(m, reading.at) for m, _, reading in alike])
+            values = gather(activation, columns, heads)
+            if computed is not None:
+                values = values.masked_fill(~computed.to(values.device)[:, :, None, None], 0)
+            bad_rows = not_finite(values.detach().flatten(2)).any(1)
+            self.bad_rows.append(bad_rows.to(self.layout.tokens.ids.device))
+            for (member, number, _), value in zip(alike, values.split(count, 1), strict=True):
+                self.values[member, number] = value

@@ -212,10 +212,13 @@ class Outcome:
         logits: at each row's last token, in float32 (float64 of a float64 model); without columns
             where no answer was wanted.
         readings: in the order asked for; undefined at positions after a row's last token.
+        together: logits of the branches that were computed together with this one, in their order, if
+            there are such: ``logits`` is a part of them (`methods.readout.log_probabilities`).
     """
 
     logits: Float[Tensor, "rows words"]
     readings: tuple[Float[Tensor, "rows _ _ _"], ...]
+    together: Float[Tensor, "branches rows words"] | None = None
 
 
 @runtime_checkable

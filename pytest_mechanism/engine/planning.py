@@ -53,6 +53,14 @@ class TensorCache:
     make the program wait for a GPU."""
 
     known: dict[Hashable, tuple[Any, tuple[object, ...]]] = field(default_factory=dict)
+    last: tuple[tuple[int, ...], dict[Hashable, Any], Sequence[object]] | None = None
+
+    def of_last(self, tensors: Sequence[object]) -> dict[Hashable, Any]:
+        """What is remembered of these tensors, in this order, as long as no others are asked for."""
+        identities = tuple(map(id, tensors))
+        if self.last is None or self.last[0] != identities:
+            self.last = (identities, {}, tensors)
+        return self.last[1]
 
     def __call__(
         self, name: Hashable, tensors: Sequence[object], compute: Callable[[], Any]
@@ -135,21 +143,47 @@ class Planner:
         return torch.where(active == length, NO_TOKEN, active)
 
 
-def pack_branches(planned: Iterable[PlannedBranch], room: int) -> Iterator[list[PlannedBranch]]:
-    """Branches in order, in packs of at most ``room`` columns; branches with frozen attention and
-    without go in different packs."""
+def pack_branches(
+    planned: Iterable[PlannedBranch], room: int, room_apart: int = 0
+) -> Iterator[list[PlannedBranch]]:
+    """Branches in order, in packs; branches with frozen attention and without go in different packs.
+
+    Args:
+        planned: the branches.
+        room: columns of a pack.
+        room_apart: of a pack whose branches can be `apart`, if it is more.
+    """
     pack: list[PlannedBranch] = []
-    size = 0
+    size, alike = 0, False
     for branch in planned:
         width = branch.active.shape[1]
         frozen = branch.branch.freeze_attention
-        if pack and (size + width > room or frozen != pack[0].branch.freeze_attention):
+        joins = apart([*pack[:1], branch]) and (alike or not pack)
+        full = size + width > (max(room, room_apart) if joins else room)
+        if pack and (full or frozen != pack[0].branch.freeze_attention):
             yield pack
-            pack, size = [], 0
+            pack, size, joins = [], 0, apart([branch])
         pack.append(branch)
         size += width
+        alike = joins
     if pack:
         yield pack
+
+
+WIDE = 16
+"""Active tokens from which on a branch is worth rows of its own."""
+
+
+def apart(branches: Sequence[PlannedBranch]) -> bool:
+    """Whether branches can go through the layers in rows of their own: side by side in the same rows,
+    wide branches would mostly attend over each other's keys, which they do not see."""
+    width = branches[0].active.shape[1]
+    return width >= WIDE and all(
+        planned.active.shape[1] == width
+        and planned.branch.answer == branches[0].branch.answer
+        and not planned.branch.knockouts
+        for planned in branches
+    )
 
 
 def share_prefix(pack: Sequence[PlannedBranch]) -> list[PlannedBranch]:

@@ -54,7 +54,19 @@ def readings_by_site(readings: Sequence[Reading]) -> dict[Site, list[tuple[int, 
 @lru_cache(maxsize=1 << 12)
 def index_tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """[N]. Cached, since copying numbers to a GPU makes the program wait for it."""
+    if numbers and numbers == tuple(range(numbers[0], numbers[0] + len(numbers))):
+        return torch.arange(numbers[0], numbers[0] + len(numbers), device=device)
     return torch.tensor(numbers, dtype=torch.long, device=device)
+
+
+def chosen_heads(activation: Tensor, heads: Sequence[int] | None) -> Tensor:
+    """[R, S, heads, d] of [R, S, H, d]; a view where the heads follow each other."""
+    if heads is None:
+        return activation
+    first = heads[0] if heads else 0
+    if tuple(heads) == tuple(range(first, first + len(heads))):
+        return activation[:, :, first : first + len(heads)]
+    return activation[:, :, index_tensor(tuple(heads), activation.device)]
 
 
 def positions(tokens: Tokens, at: Tensor | None) -> Tensor:

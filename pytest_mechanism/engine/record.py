@@ -89,6 +89,7 @@ def record(
         stack.enter_context(model.hooked([last_token_only(tokens), *hooks.named(tokens)]))
         stack.enter_context(last_mlp_at(model, tokens.last[:, None], used))
         stack.enter_context(row_lengths(tokens.lengths))
+        stack.enter_context(model.unobserved())
         logits = model.forward(
             tokens.ids, tokens.mask_for(model.plain), past_key_values=cache, use_cache=True
         )
@@ -133,6 +134,7 @@ def read_only_forward(
         torch.no_grad(),
         suppress(AllRead),
         model.hooked(hooks.named(tokens)),
+        model.unobserved(),
         row_lengths(tokens.lengths),
     ):
         model.forward(tokens.ids, tokens.mask_for(model.plain))

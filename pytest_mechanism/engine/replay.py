@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pytest_mechanism.engine.changes import Changes
@@ -25,12 +25,12 @@ from pytest_mechanism.engine.layout import SPARE_ROOM, Layout
 from pytest_mechanism.engine.planning import PlannedBranch, TensorCache, share_prefix
 from pytest_mechanism.engine.plumbing import at_least_float, index_tensor, knockouts_take_effect
 from pytest_mechanism.engine.record import Keys, Record, last_mlp_at
-from pytest_mechanism.model_families.layers import logits_after_layers
+from pytest_mechanism.model_families.layers import at_positions, logits_after_layers
 from pytest_mechanism.model_families.wrapped import WrappedModel
 
-LOGIT_BYTES = 32 << 20
-"""Bytes of logits that are computed at once: those of many branches over a large vocabulary would
-need more memory than everything else."""
+LOGIT_BYTES = {True: 32 << 20, False: 256 << 20}
+"""Bytes of logits that are computed at once on a CPU (True) and on other devices: those of many branches
+over a large vocabulary would need more memory than everything else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,7 @@ class ReplayedPack:
         order: number of each branch's member in the layout.
         last: residual stream after the last layer, of the members whose answer is wanted.
         readings: of each member.
+        bad_rows: rows whose readings are not finite.
     """
 
     run: RecordedRun
@@ -74,6 +75,7 @@ class ReplayedPack:
     order: Sequence[int]
     last: Float[Tensor, "answers rows d_model"]
     readings: Sequence[tuple[Tensor, ...]]
+    bad_rows: Sequence[Bool[Tensor, " rows"]]
 
     def __len__(self) -> int:
         return len(self.order)
@@ -82,7 +84,8 @@ class ReplayedPack:
     def at_once(self) -> int:
         """How many branches' logits may be computed together."""
         of_run = self.run.record.outcome.logits
-        return max(1, LOGIT_BYTES // max(1, of_run.numel() * of_run.element_size()))
+        room = LOGIT_BYTES[of_run.device.type == "cpu"]
+        return max(1, room // max(1, of_run.numel() * of_run.element_size()))
 
     def outcomes(self, start: int, stop: int) -> list[Outcome]:
         """Outcomes of the branches ``start`` to ``stop - 1``, in the order asked for."""
@@ -91,10 +94,16 @@ class ReplayedPack:
         place = {member: number for number, member in enumerate(answering)}
         wanted = [place[i] for i in members if i in place]
         no_logits = self.last.new_zeros(self.last.shape[1], 0)
+        if not wanted:
+            return [Outcome(no_logits, self.readings[i]) for i in members]
         last = self.last[index_tensor(tuple(wanted), self.last.device)]
-        logits = iter(at_least_float(unembed(self.run, last)) if wanted else ())
+        together = at_least_float(unembed(self.run, last))
+        logits = iter(together.unbind())
         return [
-            Outcome(next(logits) if i in place else no_logits, self.readings[i]) for i in members
+            Outcome(next(logits), self.readings[i], together)
+            if i in place
+            else Outcome(no_logits, self.readings[i])
+            for i in members
         ]
 
 
@@ -103,9 +112,9 @@ def unembed(
 ) -> Float[Tensor, "answers rows words"]:
     """Logits of the residual stream after the last layer."""
     answers, rows, width = last.shape
-    logits = logits_after_layers(
-        run.model, run.record.calls, last.reshape(answers * rows, width), run.tokens.ids[:1, :1]
-    )
+    residual, token = last.reshape(answers * rows, width), run.tokens.ids[:1, :1]
+    with run.model.unobserved():
+        logits = logits_after_layers(run.model, run.record.calls, residual, token)
     return logits.reshape(answers, rows, -1)
 
 
@@ -121,7 +130,6 @@ def replay(run: RecordedRun, pack: Sequence[PlannedBranch]) -> ReplayedPack:
     record = run.record
     changes = Changes.of(layout, run.edits, record.z)
     hidden = record.residuals[0][:, :0]
-    masks: dict[int, Tensor] = {}
     lowest = layout.members[0].first
     highest = max(member.last for member in layout.members)
     hooks = changes.hooks(range(lowest, highest + 1))
@@ -129,24 +137,28 @@ def replay(run: RecordedRun, pack: Sequence[PlannedBranch]) -> ReplayedPack:
         if changes.cuts:
             stack.enter_context(knockouts_take_effect())
         stack.enter_context(run.model.hooked([(site.hook, hook) for site, hook in hooks.items()]))
+        stack.enter_context(run.model.unobserved())
         if (columns := answer_columns(run, layout)) is not None:
-            stack.enter_context(last_mlp_at(run.model, columns, hooks))
+            in_row = columns
+            if layout.apart:
+                in_row = (columns % layout.apart).reshape(-1, 1)
+            stack.enter_context(last_mlp_at(run.model, in_row, hooks))
         for layer in range(lowest, highest + 1):
             width, before = layout.width(layer), hidden.shape[1]
             if width > before:
                 hidden = torch.cat([hidden, joining(run, layout, layer, hidden)], dim=1)
             if changes.knows_z(layer, before):
                 changes.skipped.add(layer)
-            hidden = run_layer(run, layout, changes, layer, hidden, masks)
+            hidden = run_layer(run, layout, changes, layer, hidden)
         changes.check(hooks)
-    rows = torch.arange(hidden.shape[0], device=hidden.device)
     nobody = hidden.new_zeros(0, hidden.shape[0], hidden.shape[2])
     return ReplayedPack(
         run,
         layout,
-        [order.index(i) for i in range(len(pack))],
-        nobody if columns is None else hidden[rows, columns.T],
+        sorted(range(len(pack)), key=order.__getitem__),
+        nobody if columns is None else hidden[layout.rows[:, 0], columns.T],
         [changes.readings(i) for i in range(len(pack))],
+        changes.bad_rows,
     )
 
 
@@ -156,8 +168,7 @@ def joining(
     """The residual stream before a layer of the columns that are computed from it on: the run's, or
     that of the branch that they follow."""
     before, width = hidden.shape[1], layout.width(layer)
-    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-    residual = run.record.residuals[layer][rows, layout.positions[:, before:width]]
+    residual = run.record.residuals[layer][layout.rows, layout.positions[:, before:width]]
     for i, member in enumerate(layout.members):
         if member.first == layer and (leader := layout.leader_column(i)) is not None:
             start, count = layout.starts[i] - before, member.active.shape[1]
@@ -165,17 +176,19 @@ def joining(
     return residual
 
 
-NewKeys = Float[Tensor, "rows kv_heads columns d_head"]
-"""Keys or values of the columns."""
+NewKeys = Float[Tensor, "copies kv_heads columns d_head"]
+"""Keys or values of the columns, as a layer gets those."""
 
 
 @dataclass
 class SharedCache:
     """A layer's cache of keys and values: the run's first ``prefix`` keys, which stay as they are,
-    then those of the columns."""
+    then those of the columns. ``copies`` of the run's follow each other, one for each row of a layout
+    whose branches go apart."""
 
     record: Record
     prefix: int
+    copies: int = 1
 
     def update(
         self, key_states: NewKeys, value_states: NewKeys, layer_idx: int, *_: Any, **__: Any
@@ -201,6 +214,9 @@ class SharedCache:
         of_run, width = kept[layer], new.shape[2]
         length = of_run.shape[2]
         room = length // SPARE_ROOM
+        if self.copies > 1:
+            of_run = of_run[:, :, : self.prefix].repeat_interleave(self.copies, 0)
+            return torch.cat([of_run, new], dim=2)
         if width > room or self.prefix < length or torch.is_grad_enabled():
             return torch.cat([of_run[:, :, : self.prefix], new], dim=2)
         rooms = self.record.spare_rooms
@@ -223,7 +239,6 @@ def run_layer(
     changes: Changes,
     layer: int,
     hidden: Float[Tensor, "rows computed d_model"],
-    masks: dict[int, Tensor],
 ) -> Float[Tensor, "rows computed d_model"]:
     """The residual stream after a layer, which is called as the model called it.
 
@@ -233,32 +248,41 @@ def run_layer(
         changes: what is edited; says whether the layer's z is known.
         layer: which.
         hidden: the residual stream before it.
-        masks: attention masks by identity of what the run's tokens see; layers share them.
     """
     record, block = run.record, run.model.layers[layer]
     call = record.calls[layer]
     width = hidden.shape[1]
-    at = layout.positions[:, :width]
-    arguments = call.at(at)
+    arguments = call.with_positions(partial(argument_at, layout, width))
     for name in call.cache_arguments:
-        arguments[name] = SharedCache(record, layout.prefix)
+        copies = width // layout.apart if layout.apart else 1
+        arguments[name] = SharedCache(record, layout.prefix, copies)
+    arguments[call.hidden] = layout.into_rows(hidden)
     if layer in changes.skipped:
-        rows = torch.arange(at.shape[0], device=at.device)[:, None]
-        with block.attention_from_z(record.z[layer][rows, at]):
-            out = block.module(**{call.hidden: hidden}, **arguments)
+        z = record.z[layer][layout.rows, layout.positions[:, :width]]
+        with block.attention_from_z(layout.into_rows(z)):
+            out = block.module(**arguments)
     else:
-        visible = call.visible
-        if id(visible) not in masks:
-            masks[id(visible)] = layout.mask(visible, hidden.dtype)
-        arguments["attention_mask"] = masks[id(visible)][:, :, :width, : layout.prefix + width]
-        out = block.module(**{call.hidden: hidden}, **arguments)
+        arguments["attention_mask"] = layout.mask_in(layer, call.visible, hidden.dtype)
+        out = block.module(**arguments)
     after: Tensor = out[0] if isinstance(out, tuple) else out
-    return after
+    return layout.into_columns(after)
+
+
+def argument_at(layout: Layout, width: int, value: Any) -> Any:
+    """A layer's argument with an entry for each of the run's positions, or a tuple of such tensors, for
+    the first columns of a layout."""
+    # the run's calls keep the value alive, and with it its identity
+    whole = layout.once(
+        ("argument", id(value)), lambda: at_positions(value, layout.rows, layout.positions)
+    )
+
+    def part(of: Any) -> Any:
+        return tuple(map(part, of)) if isinstance(of, tuple) else layout.into_rows(of[:, :width])
+
+    return layout.once(("argument", id(value), width, layout.apart), lambda: part(whole))
 
 
 def answer_columns(run: RecordedRun, layout: Layout) -> Int[Tensor, "rows answers"] | None:
     """Columns of the members whose answer is wanted; None where nobody's is."""
-    columns = [
-        layout.locate(i, run.last).columns for i, m in enumerate(layout.members) if m.branch.answer
-    ]
-    return torch.cat(columns, dim=1) if columns else None
+    answering = [i for i, member in enumerate(layout.members) if member.branch.answer]
+    return layout.locate_all([(i, run.last) for i in answering]).columns if answering else None

@@ -20,7 +20,7 @@ from contextlib import suppress
 import torch
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
-from pytest_mechanism.engine.branch import LEAST_COLUMNS
+from pytest_mechanism.engine.branch import LEAST_COLUMNS, columns_at_once
 from pytest_mechanism.engine.interface import (
     ActiveHeads,
     ActiveMlp,
@@ -219,7 +219,7 @@ def disagreement(
     sets = branches_to_compare(model, reference, clean, other)
     expected = list(outcomes_to_compare(model, reference, sets, clean, other, 1))
     # as many side by side as ever: a mask inside a layer goes by column, and may end or slide
-    many = max(LEAST_COLUMNS, clean.ids.shape[1])
+    many = max(LEAST_COLUMNS, clean.ids.shape[1], columns_at_once(clean)[0])
     try:
         actual = outcomes_to_compare(model, faster, sets, clean, other, many)
         for (name, theirs), (_, mine) in zip(expected, actual, strict=True):
@@ -243,7 +243,8 @@ def disagreement(
 
 
 BranchSet = tuple[Sequence[Edit], dict[str, Branch]]
-"""A run's edits, and named branches of that run; the first of them is an ordinary edit."""
+"""A run's edits, and named branches of that run; of the first run's, the first edits the last token and
+the second changes many."""
 
 
 def branches_to_compare(
@@ -293,15 +294,18 @@ def outcomes_to_compare(
     other: Tokens,
     many: int,
 ) -> Iterator[tuple[str, Outcome]]:
-    """An engine's outcomes by name: readings alone, one branch ``many`` times, then each branch."""
+    """An engine's outcomes by name: readings alone, the first branch ``many`` times and the second three
+    times, then each branch."""
     readings = [
         Reading(Site(layer, "z"), other.last[:, None]) for layer in range(model.shape.n_layers)
     ]
     alone = engine.run(other, readings=readings, answer=False).outcome
     yield "readings alone", Outcome(alone.logits[:, :0], alone.readings)
-    ordinary = next(iter(sets[0][1].values()))
+    ordinary, wide, *_ = sets[0][1].values()
     *_, last = engine.run(clean).branches([ordinary] * many)
     yield "the last of many branches", last
+    *_, last = engine.run(clean).branches([wide] * min(many, 3))
+    yield "the last of many wide branches", last
     for edits, branches in sets:
         outcomes = engine.run(clean, edits).branches(branches.values())
         yield from zip(branches, outcomes, strict=True)

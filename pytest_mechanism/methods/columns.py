@@ -38,6 +38,11 @@ class Columns:
         # a copy, so that the tensor it is a view of can be freed
         self.parts.setdefault(name, []).append(values.detach().clone())
 
+    def add_all(self, names: Iterable[str], values: Shaped[Tensor, "columns rows"]) -> None:
+        """A column for each name."""
+        for name, column in zip(names, values.detach().unbind(), strict=True):
+            self.parts.setdefault(name, []).append(column)
+
     def add_answers(
         self,
         prefix: str,
@@ -58,9 +63,7 @@ class Columns:
 
     def result(self, kind: type[R], rows: Sequence[Row], **fields: Any) -> R:
         """The columns of these rows, and the other fields of a subclass of `Observations`."""
-        values = {
-            name: torch.cat(parts).cpu().double().numpy() for name, parts in self.parts.items()
-        }
+        values = self.on_host()
         for name, column in values.items():
             if not (fine := np.isfinite(column)).all():
                 row = rows[int(np.argmin(fine))]
@@ -70,3 +73,15 @@ class Columns:
                 )
         ids, clusters = tuple(r.id for r in rows), tuple(r.cluster for r in rows)
         return kind(ids, clusters, values, texts=self.texts, **fields)
+
+    def on_host(self) -> dict[str, Any]:
+        """Every column as an array. Columns of one type come over together: each copy would wait for
+        the device."""
+        found: dict[str, Any] = {}
+        for dtype in {parts[0].dtype for parts in self.parts.values()}:
+            alike = {name: parts for name, parts in self.parts.items() if parts[0].dtype == dtype}
+            ends = np.cumsum([sum(map(len, parts)) for parts in alike.values()])
+            whole = torch.cat([part for parts in alike.values() for part in parts])
+            columns = np.split(whole.cpu().double().numpy(), ends[:-1])
+            found.update(zip(alike, columns, strict=True))
+        return {name: found[name] for name in self.parts}

@@ -7,9 +7,12 @@ With one answer a row, each function gives what it would give without sets, to t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from pytest_mechanism.engine.interface import Outcome
 
 
 def correct(
@@ -20,10 +23,24 @@ def correct(
 
 
 def log_probability(
-    logits: Float[Tensor, "rows words"], answers: Int[Tensor, "rows answers"]
-) -> Float[Tensor, " rows"]:
+    logits: Float[Tensor, "*branches rows words"], answers: Int[Tensor, "rows answers"]
+) -> Float[Tensor, "*branches rows"]:
     """Log-probability that some right answer comes next."""
     return log_sum_exp(logits.log_softmax(-1), answers)
+
+
+def log_probabilities(
+    outcomes: Iterable[Outcome], answers: Int[Tensor, "rows answers"]
+) -> Iterator[Float[Tensor, " rows"]]:
+    """`log_probability` of every outcome of a run's branches, in order: of those whose logits were
+    computed together, in one go."""
+    waiting: list[Tensor] = []
+    for outcome in outcomes:
+        if not waiting:
+            together = outcome.logits[None] if outcome.together is None else outcome.together
+            waiting = [*log_probability(together, answers).unbind()][::-1]
+            del together  # many large vocabularies, of which the next pack needs the memory
+        yield waiting.pop()
 
 
 def logit_difference(
@@ -45,10 +62,10 @@ def logit_difference(
 
 
 def log_sum_exp(
-    scores: Float[Tensor, "rows words"], answers: Int[Tensor, "rows answers"]
-) -> Float[Tensor, " rows"]:
+    scores: Float[Tensor, "*branches rows words"], answers: Int[Tensor, "rows answers"]
+) -> Float[Tensor, "*branches rows"]:
     """Log of the summed exponentials of the right answers' scores; of one answer, its score."""
-    chosen = scores.gather(1, answers.clamp(min=0))
+    chosen = scores.gather(-1, answers.clamp(min=0).expand(*scores.shape[:-1], -1))
     if answers.shape[1] == 1:
-        return chosen[:, 0]
+        return chosen[..., 0]
     return chosen.masked_fill(answers < 0, -math.inf).logsumexp(-1)

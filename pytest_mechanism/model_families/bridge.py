@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pytest_mechanism.errors import MechanismError, first_line
 from pytest_mechanism.model_families.lens_imports import import_lens
@@ -111,8 +112,56 @@ class BridgeModel:
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
 
+    @contextmanager
+    def unobserved(self) -> Iterator[None]:
+        # a forward of its own is another library's, such as accelerate's
+        unobserved = [
+            module
+            for module in self.plain_forwards
+            if "forward" not in module.__dict__ and not observed(module)
+        ]
+        for module in unobserved:
+            module.__dict__["forward"] = self.plain_forwards[module]
+        try:
+            yield
+        finally:
+            for module in unobserved:
+                del module.__dict__["forward"]
+
+    @cached_property
+    def plain_forwards(self) -> dict[nn.Module, Callable[..., Tensor]]:
+        """Forwards that compute a module's output and nothing besides."""
+        from transformer_lens.model_bridge.generalized_components import (
+            NormalizationBridge,
+            RMSNormalizationBridge,
+        )
+        from transformers.activations import NewGELUActivation
+
+        forwards: dict[nn.Module, Callable[..., Tensor]] = {}
+        for module in self.bridge.modules():
+            # no other subclass: it may normalise otherwise than the plain module
+            if type(module) in (NormalizationBridge, RMSNormalizationBridge):
+                if not isinstance(module.original_component, nn.Identity):
+                    forwards[module] = partial(normalised, module)
+            elif type(module) is NewGELUActivation:  # eight operations of its own
+                forwards[module] = partial(functional.gelu, approximate="tanh")
+        return forwards
+
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.bridge.parameters()
+
+
+def observed(module: Any) -> bool:
+    """Whether somebody listens to what a norm's plain forward leaves out."""
+    points = [getattr(module, name, None) for name in ("hook_scale", "hook_normalized")]
+    return any(point is not None and point.has_hooks() for point in points)
+
+
+def normalised(norm: Any, hidden: Tensor, **arguments: Any) -> Tensor:
+    """The output of a norm by the plain model's own module, with the hooks before and behind it."""
+    hidden = norm.hook_in(hidden)
+    out: Tensor = norm.hook_out(norm.original_component(hidden).to(hidden.dtype))
+    return out
 
 
 def wrap(model: Any, folder: Path) -> BridgeModel:

@@ -58,21 +58,24 @@ class LayerCall:
     def cache_arguments(self) -> list[str]:
         return [name for name in self.arguments if name in CACHE_ARGUMENTS]
 
-    def at(self, positions: Tensor) -> dict[str, Any]:
-        """The arguments for tokens at these positions, [R, K]."""
+    def with_positions(self, at: Callable[[Any], Any]) -> dict[str, Any]:
+        """The arguments, those with an entry for each position as ``at`` gives them."""
         return {
-            name: at_positions(value, positions)
-            if name in POSITION_ARGUMENTS and value is not None
-            else value
+            name: at(value) if name in POSITION_ARGUMENTS and value is not None else value
             for name, value in self.arguments.items()
         }
 
 
-def at_positions(value: Any, positions: Tensor) -> Any:
-    """Entries [R, K, ...] of a tensor [1 or R, S, ...], or of a tuple of such tensors."""
+def at_positions(value: Any, rows: Tensor, positions: Tensor) -> Any:
+    """Entries [R, K, ...] of a tensor [1 or R, S, ...], or of a tuple of such tensors.
+
+    Args:
+        value: one of the arguments in `POSITION_ARGUMENTS`.
+        rows: [R, 1], number of each row.
+        positions: [R, K].
+    """
     if isinstance(value, tuple):
-        return tuple(at_positions(part, positions) for part in value)
-    rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
+        return tuple(at_positions(part, rows, positions) for part in value)
     return value.expand(positions.shape[0], *value.shape[1:])[rows, positions]
 
 
@@ -232,7 +235,8 @@ def logits_after_layers(
             out = (hidden,) if call.returns_tuple else hidden
             bypass = partial(lambda out, *_, **__: out, out)
             stack.enter_context(replaced_forward(layer.module, bypass))
-        return model.forward(ids, torch.ones_like(ids))[:, 0]
+        # a mask would be looked at, for which the program would wait for a GPU
+        return model.forward(ids)[:, 0]
 
 
 def layer_with_own_window(layers: Sequence[WrappedLayer]) -> int | None:

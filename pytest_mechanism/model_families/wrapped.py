@@ -85,6 +85,11 @@ class WrappedModel(Protocol):
         """Context in which hooks run, also where single layers are called."""
         ...
 
+    def unobserved(self) -> AbstractContextManager[None]:
+        """Context in which what only a hook would see is not computed, such as the scale of a norm,
+        unless somebody listens to it. Numbers may differ by rounding."""
+        ...
+
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
 

@@ -43,12 +43,12 @@ from pytest_mechanism.engine.interface import (
     Run,
     Site,
 )
-from pytest_mechanism.engine.plumbing import index_tensor
+from pytest_mechanism.engine.plumbing import chosen_heads
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.paths import Paths
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
-from pytest_mechanism.methods.readout import log_probability
+from pytest_mechanism.methods.readout import log_probabilities, log_probability
 from pytest_mechanism.methods.token_batches import Batch
 from pytest_mechanism.nodes import MLP, Node, by_layer
 from pytest_mechanism.tasks.base import Row
@@ -76,10 +76,12 @@ def measure(
             request.receivers,
             request.via,
         )
-        for name, outcome in zip(request.senders, outcomes, strict=True):
-            change = log_probability(outcome.logits, batch.correct_answers) - clean
-            columns.add(name, change)
-            columns.add(f"ratio {name}", change.expm1())
+        patched_ones = [*log_probabilities(outcomes, batch.correct_answers)]
+        if not patched_ones:
+            continue
+        change = torch.stack(patched_ones) - clean
+        names = [column for name in request.senders for column in (name, f"ratio {name}")]
+        columns.add_all(names, torch.stack([change, change.expm1()], 1).flatten(0, 1))
     return columns.observations(rows)
 
 
@@ -164,7 +166,7 @@ def sender_edits(
     return [
         Edit(
             Site(layer, "z"),
-            source_z[layer][:, :, index_tensor(tuple(numbers), source_z[layer].device)],
+            chosen_heads(source_z[layer], numbers),
             at=place,
             heads=tuple(numbers),
             keep=None if kept is None else kept[layer],
