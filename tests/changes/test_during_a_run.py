@@ -86,7 +86,7 @@ class World:
 
     def make_context(self, model: Any, *_: Any) -> Any:
         self.now("after loading")
-        context = SimpleNamespace(model=model, fallback_reason=None)
+        context = SimpleNamespace(model=model, fallback_reason=None, rounding=None)
         context.run_method = lambda method, *arguments: method(context, *arguments)
         return context
 

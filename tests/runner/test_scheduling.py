@@ -83,7 +83,7 @@ class World:
         return SimpleNamespace(role=role, release=lambda: self.diary.append(f"release {role}"))
 
     def make_context(self, model: Any) -> Any:
-        context = SimpleNamespace(model=model, fallback_reason=None)
+        context = SimpleNamespace(model=model, fallback_reason=None, rounding=None)
         context.run_method = lambda method, *arguments: method(context, *arguments)
         return context
 
