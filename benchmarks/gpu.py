@@ -282,13 +282,15 @@ def sweeps(bench: Bench, plan: Plan, setting: Setting) -> None:
         wanted = [
             c for c in measure.contenders if c.name in ("branch engine", "reference engine", *PEERS)
         ]
+        # the reference engine first, since the others are compared with it
+        wanted.sort(key=lambda contender: contender.name != measure.reference)
         for contender in wanted:
             name = f"{plan.shape}, {measure.title}, {contender.name}"
             which = chosen(measure, contender)
             if not bench.budget.allows(name, 2.0):
                 continue
             state = contender.runs()
-            both = sorted({*which[:: max(1, len(which) // 8)], *chosen(measure, wanted[1])[:4]})
+            both = sorted({*which[:: max(1, len(which) // 8)], *chosen(measure, wanted[0])[:4]})
             values = contender.variants(state, both)  # the first turn, which loads kernels
             numbers[contender.name] = dict(zip(both, values, strict=True))
             work = partial(contender.variants, state, which)

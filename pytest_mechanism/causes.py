@@ -55,6 +55,9 @@ class Cause(StrEnum):
     NOT_JUDGED = "not_judged"
 
 
+BROKEN = (Cause.REFUTED, Cause.ACCURACY_LOSS, Cause.NO_HEADS)
+"""Causes that say something about the model under test: the others say that nothing can be concluded."""
+
 MEANING: Mapping[Cause, str] = {
     Cause.UNSETTLED: "neither shown nor refuted: the confidence interval contains the threshold",
     Cause.NO_CONTROL: "the score meets the threshold, but there is no control (the same score for "

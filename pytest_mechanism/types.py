@@ -211,6 +211,7 @@ class MemberChange:
         interval: two-sided confidence interval of ``change``.
         standard_error: of ``change``.
         p: that the change is no larger than the margin, by Holm's correction for all members.
+        elsewhere: of a member without ``group``, the group that names it at another position.
     """
 
     member: str
@@ -223,6 +224,7 @@ class MemberChange:
     interval: tuple[float, float]
     standard_error: float
     p: float
+    elsewhere: str | None = None
 
     @property
     def name(self) -> str:
@@ -238,11 +240,13 @@ class Located:
         lines: sentences for a reader, the most important one first.
         members: those that changed.
         seconds: how long the sweep took; of a sweep that another claim made, as long as that took.
+        edited: the heads and MLPs whose weights stand out, if they are few.
     """
 
     lines: tuple[str, ...]
     members: tuple[MemberChange, ...]
     seconds: float
+    edited: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,10 @@ class Claim(Part):
         """What the claim lacks in the groups of the spec, or None."""
         return None
 
+    def refuted(self, verdict: Verdict) -> str:
+        """What a refuted verdict means; `if_red`, where its scores do not say more."""
+        return self.if_red
+
     def references(self) -> tuple[Reference, ...]:
         """Names of the spec or its task that the claim uses."""
         return ()

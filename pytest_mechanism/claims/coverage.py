@@ -18,7 +18,7 @@ Guessing is the control: a threshold below chance is met by a model that knows n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -68,7 +68,8 @@ class Coverage(PerRoleClaim):
 
     summary: ClassVar[str] = "the model is right about every word, label and place of the task"
     if_red: ClassVar[str] = (
-        "the model answers questions about some words wrong, or too few rows show those words: the reason names them"
+        "the model answers questions about the words, labels or positions that the reason names wrong: the accuracy "
+        "of all rows together may hide it"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("at_least",)
     needs_groups: ClassVar[bool] = False
@@ -91,7 +92,7 @@ class Coverage(PerRoleClaim):
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         result = measure(self.measurement(context))
-        threshold = f"is at least {self.at_least:g} in every cell"
+        threshold = f"is at least {self.at_least:g} for each"
         solved = above_chance(context, result)
         if solved is None:
             reason = (
@@ -111,10 +112,11 @@ class Coverage(PerRoleClaim):
             context, "accuracy of the worst cell", worst.accuracy, METRIC, control=control
         )
         found = replace(found, confidence=1 - (1 - context.confidence) / len(cells))
-        what = f"worst of the {len(cells)} cells that the rows show, {worst.name}:"
+        called = context.task.cell_name
+        what = f"worst of {len(cells)} {kinds_of(cells)}, {called(worst.cell.kind, worst.cell.name)}: accuracy"
         verdict = verdicts.within(found, self.at_least, math.inf, what, threshold)
         verdict = replace(
-            verdict, reason=self.explained(verdict, cells, worst, len(result.clusters))
+            verdict, reason=self.explained(verdict, cells, worst, len(result.clusters), called)
         )
         if unseen:
             verdict = doubted(verdict, Cause.UNSETTLED, in_no_row(unseen))
@@ -142,26 +144,52 @@ class Coverage(PerRoleClaim):
                 raise MechanismError(f"of: no cells of kind {kind!r}; {choices(kind, kinds)}")
         return [cell for cell in cells if not self.of or cell.kind in self.of]
 
-    def explained(self, verdict: Verdict, cells: Sequence[Judged], worst: Judged, rows: int) -> str:
+    def explained(
+        self,
+        verdict: Verdict,
+        cells: Sequence[Judged],
+        worst: Judged,
+        rows: int,
+        called: Callable[[str, str], str],
+    ) -> str:
         """The reason: the cells that are surely below the threshold, or how many rows would decide."""
         low = sorted(
             (judged for judged in cells if judged.accuracy.interval[1] < self.at_least),
-            key=lambda judged: (judged.accuracy.value, judged.name),
+            key=lambda judged: (judged.accuracy.interval[0], judged.name),  # the worst one first
         )
         if low:
-            shown = "; ".join(
-                f"{judged.name} {judged.accuracy.value:.2f} of {judged.accuracy.n} rows"
-                for judged in low[:SHOWN]
-            )
+            parts = [
+                f"{called(cell.kind, cell.name)}: {verdicts.shown(seen.value, seen.interval)} right ({seen.n:,} "
+                f"{'row' if seen.n == 1 else 'rows'})"
+                for cell, seen in ((judged.cell, judged.accuracy) for judged in low[:SHOWN])
+            ]
             more = f" and {len(low) - SHOWN} more" if len(low) > SHOWN else ""
-            return f"{len(low)} of {len(cells)} cells are below {self.at_least:g} (Bonferroni-corrected): {shown}{more}"
+            return (
+                f"too often wrong about {'; '.join(parts)}{more}; claimed: at least {self.at_least:g} "
+                f"(corrected for {len(cells)} comparisons)"
+            )
         if verdict.status != "inconclusive":
             return verdict.reason
         first, _, _ = verdict.reason.partition("; ")
         if worst.accuracy.value <= self.at_least:
-            return f"{first}; of {worst.accuracy.n} rows, too few to be sure that it is below"
+            return f"{first}; of {worst.accuracy.n:,} rows, too few to be sure that it is below"
         needed = self.rows_needed(worst, cells, rows)
-        return f"{first}; it stands in {worst.accuracy.n} of {rows} rows, about {needed:,} rows would decide"
+        key = "rows: of the claim" if self.rows is not None else "rows: of the task"
+        return (
+            f"{first}; it stands in {worst.accuracy.n:,} of {rows:,} rows, about {needed:,} rows in all would decide "
+            f"({key})"
+        )
+
+    def broken(self, context: ClaimContext, result: CellResult) -> tuple[str, tuple[int, ...]]:
+        """The cell that the reason names first, with its rows."""
+        shown = [cell for cell in self.chosen(result.cells) if cell.rows]
+        cells = judged_cells(shown, result, context.sampling(result))
+        low = [judged for judged in cells if judged.accuracy.interval[1] < self.at_least]
+        if low:
+            worst = min(low, key=lambda judged: (judged.accuracy.value, judged.name))
+        else:
+            worst = min(cells, key=lambda judged: (judged.accuracy.interval[0], judged.name))
+        return worst.name, worst.cell.rows
 
     def rows_needed(self, worst: Judged, cells: Sequence[Judged], rows: int) -> int:
         """Rows of the task with which the worst cell would meet the threshold, were its accuracy what was seen."""
@@ -170,6 +198,13 @@ class Coverage(PerRoleClaim):
         # the width of an interval shrinks with the root of its rows
         factor = max(1.0, ((value - worst.accuracy.interval[0]) / gap) ** 2)
         return verdicts.round_up(max(rows * factor, rows + rows / max(n, 1)))
+
+
+def kinds_of(cells: Sequence[Judged]) -> str:
+    """The kinds of cells, in the plural: ``labels, places and pairs of labels``."""
+    kinds = [judged.cell.kind.partition(" ") for judged in cells]
+    *others, last = dict.fromkeys(f"{noun}s{gap}{rest}" for noun, gap, rest in kinds)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def in_no_row(words: Sequence[str]) -> str:

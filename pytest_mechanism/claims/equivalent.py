@@ -93,6 +93,12 @@ class Equivalent(Claim):
     def models(self, role: str) -> tuple[str, ...]:
         return (self.to, self.source)
 
+    def refuted(self, verdict: Verdict) -> str:
+        less = verdict.score is not None and verdict.score.value < 0
+        if self.of == "log_probability":
+            return f"{self.to} is {'less' if less else 'more'} sure of the right answers than {self.source}"
+        return f"{self.to} answers {'fewer' if less else 'more'} questions right than {self.source}"
+
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
@@ -137,7 +143,9 @@ class Equivalent(Claim):
                 claimed,
                 (judged,),
             )
-        verdict = verdicts.within(judged, -self.margin, self.margin, claimed=claimed)
+        verdict = verdicts.within(
+            judged, -self.margin, self.margin, claimed=claimed, difference=True
+        )
         return beats(
             replace(verdict, chance=solved),
             f"{control} ({guess:.3f})",

@@ -105,7 +105,7 @@ class Minimality(PerRoleClaim):
         if verdict.red and (unneeded := self.unneeded(heads, context.confidence)):
             reason = (
                 f"{verdict.reason}; heads without a significant cost of {self.costs_at_least:g} "
-                f"(Holm-corrected for {len(heads)} heads): {', '.join(map(str, unneeded))}"
+                f"(corrected for {len(heads)} comparisons): {', '.join(map(str, unneeded))}"
             )
             verdict = replace(verdict, reason=reason)
         scores = (judged, *published(context, heads))

@@ -13,6 +13,12 @@ SILENT = 0.15
 SHOWN = 4
 """Members that a sentence names."""
 
+OF_WHAT = "of the whole prompt's effect on the answer"
+"""What a share is a share of, by whatever route (`claims.profiles`)."""
+
+MOVED = 0.1
+"""Part of a loss from which a gain at the same place counts as work that moved."""
+
 SURE = 4.0
 """Standard errors by which a member gains work: of 1,000 members that gain nothing, less than one."""
 
@@ -23,6 +29,39 @@ def called(member: str) -> str:
     if not dot:
         return member
     return f"the MLP of layer {layer}" if part == MLP else f"head {member}"
+
+
+def owner(member: MemberChange) -> str:
+    """The group that names a member, in words."""
+    return f" of {member.group}" if member.group else outside(member.elsewhere, member.at)
+
+
+def outside(elsewhere: str | None, at: str) -> str:
+    """Of a member that no group names at a position: the group that names it at another, in words."""
+    return f" of {elsewhere} (here at {at})" if elsewhere else " (in no group)"
+
+
+def shares(member: MemberChange) -> str:
+    """``0.25 -> 0.10``."""
+    digits = places(member)
+    before, now = (round(share, digits) + 0.0 for share in (member.before, member.now))  # not -0.00
+    return f"{before:.{digits}f} -> {now:.{digits}f}"
+
+
+def with_interval(member: MemberChange) -> str:
+    (low, high), digits = member.interval, places(member)
+    return f"change {member.change:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def places(member: MemberChange) -> int:
+    """The fewest decimals, of 2 to 4, with which the change is the difference of the two shares and differs from
+    the ends of its interval; 2 where none does."""
+    numbers = (member.before, member.now, member.change, *member.interval)
+    for digits in (2, 3, 4):
+        before, now, change, low, high = (round(number, digits) for number in numbers)
+        if abs(now - before - change) < 0.5 * 10**-digits and change not in (low, high):
+            return digits
+    return 2
 
 
 def silent(member: MemberChange) -> bool:
@@ -54,16 +93,15 @@ def deaf_readers(member: MemberChange, others: Sequence[MemberChange]) -> list[s
     ]
 
 
-def sentence(member: MemberChange, others: Sequence[MemberChange]) -> str:
+def sentence(
+    member: MemberChange, others: Sequence[MemberChange], of_what: str = f" {OF_WHAT}"
+) -> str:
     """A member: its effect before and now, and the change with its interval."""
-    of = f" of {member.group}" if member.group else " (in no group)"
-    low, high = member.interval
     deaf = dict.fromkeys(deaf_readers(member, others))
     why = f"; its readers fell silent: {', '.join(deaf)}" if deaf else ""
-    before, now = (round(share, 2) + 0.0 for share in (member.before, member.now))  # not -0.00
     return (
-        f"{called(member.member)}{of} {verb(member, others)} towards {member.readers}: {before:.2f} -> "
-        f"{now:.2f} of the answer's logit (change {member.change:+.2f} [{low:+.2f}, {high:+.2f}]{why})"
+        f"{called(member.member)}{owner(member)} {verb(member, others)} towards {member.readers}: "
+        f"{shares(member)}{of_what} ({with_interval(member)}{why})"
     )
 
 
@@ -80,8 +118,8 @@ def largest_first(
 
 def gainer(members: Sequence[MemberChange], found: Sequence[MemberChange]) -> MemberChange | None:
     """Who does most of the work that the first of the members lost: of its stage, the one that gained most,
-    by `SURE` standard errors. Its gain may be within the margin that the loss exceeds: work that moved half to a
-    head and half to others.
+    by `SURE` standard errors and at least `MOVED` of the loss. Its gain may be within the margin that the loss
+    exceeds: work that moved half to a head and half to others.
     """
     first = members[0]
     if abs(first.now) >= abs(first.before):
@@ -92,6 +130,7 @@ def gainer(members: Sequence[MemberChange], found: Sequence[MemberChange]) -> Me
         if (member.readers, member.at) == (first.readers, first.at)
         and abs(member.now) > abs(member.before)
         and abs(member.change) > SURE * member.standard_error
+        and abs(member.change) >= MOVED * abs(first.change)
     ]
     return max(gains, key=lambda member: abs(member.change), default=None)
 
@@ -99,21 +138,29 @@ def gainer(members: Sequence[MemberChange], found: Sequence[MemberChange]) -> Me
 def sentences(
     members: Sequence[MemberChange], found: Sequence[MemberChange] = (), shown: int = SHOWN
 ) -> list[str]:
-    """A sentence for each of the members that changed most, and how many more there are.
+    """A sentence for each of the members that changed most, how many more there are, and who may have gained what
+    the first of them lost. What shares are of stands in the first sentence.
 
     Args:
         members: that changed by more than the margin.
         found: all members, of which one may have gained what another lost.
-        shown: how many of the members have a sentence.
+        shown: how many of the members have a sentence, and none but these.
     """
     if not members:
         return []
     ordered = largest_first(members, members)
     taker = gainer(ordered, found)
-    if taker is not None and taker not in ordered[:shown]:
-        shown -= 1
-    named = [*ordered[:shown], *([taker] if taker and taker not in ordered[:shown] else [])]
-    lines = [sentence(member, [*ordered, *named]) for member in named]
-    if left := len([member for member in ordered if member not in named]):
-        lines.append(f"{left} more heads or MLPs changed")
+    named = ordered[:shown]
+    if taker in ordered[shown:]:
+        named = [*ordered[: shown - 1], *(member for member in ordered[shown:] if member == taker)]
+    lines = [
+        sentence(member, ordered, "" if i else f" {OF_WHAT}") for i, member in enumerate(named)
+    ]
+    if left := len(ordered) - len(named):
+        lines.append(f"{left} more {'head or MLP' if left == 1 else 'heads or MLPs'} changed")
+    if taker is not None and taker not in ordered:
+        lines.append(
+            f"some of the work of {called(ordered[0].member)} moved to {called(taker.member)}{owner(taker)}, "
+            f"not surely more than the margin: {shares(taker)} ({with_interval(taker)})"
+        )
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.fields.groups import Group
@@ -24,6 +24,7 @@ class Stage:
         heads: that can reach the readers.
         mlps: that can reach the readers.
         own: member that some group names at this position -> the group.
+        others: member that groups name at other positions only -> the first of them.
     """
 
     at: str
@@ -33,6 +34,7 @@ class Stage:
     heads: tuple[Head, ...]
     mlps: tuple[Node, ...]
     own: Mapping[Node, str]
+    others: Mapping[Node, str] = field(default_factory=dict)
 
 
 def stages(context: ClaimContext, on: str) -> list[Stage]:
@@ -43,6 +45,7 @@ def stages(context: ClaimContext, on: str) -> list[Stage]:
         for layer, part, at in context.group(name, on).placed():
             for node in context.nodes([(layer, part)], on):
                 named.setdefault(at, {}).setdefault(node, name)
+    anywhere = {node: name for at in reversed(named) for node, name in named[at].items()}
     known: dict[tuple[object, ...], Stage] = {}
     for name in context.groups:
         group: Group = context.group(name, on)
@@ -68,5 +71,6 @@ def stages(context: ClaimContext, on: str) -> list[Stage]:
             tuple(heads),
             tuple((layer, MLP) for layer in mlps),
             named.get(group.at, {}),
+            {node: name for node, name in anywhere.items() if node not in named.get(group.at, {})},
         )
     return list(known.values())

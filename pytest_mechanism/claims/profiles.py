@@ -258,6 +258,7 @@ def member_change(profile: StageProfile, name: str, how: Sampling, margin: float
     """
     change = profile.change(name, how)
     before, now = profile.shares(name)
+    nodes = profile.senders[name]
     return MemberChange(
         member=name,
         at=profile.stage.at,
@@ -269,6 +270,7 @@ def member_change(profile: StageProfile, name: str, how: Sampling, margin: float
         interval=change.interval,
         standard_error=change.standard_error,
         p=beyond(change, margin),
+        elsewhere=profile.stage.others.get(nodes[0]) if len(nodes) == 1 else None,
     )
 
 

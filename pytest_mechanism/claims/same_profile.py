@@ -36,7 +36,8 @@ from pydantic import Field, StrictStr, model_validator
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.moved_work import called, sentences
+from pytest_mechanism.claims.moved_work import called, largest_first, sentences
+from pytest_mechanism.claims.moved_work import outside as outside_groups
 from pytest_mechanism.claims.other_places import OtherPlaces, places_in_circuit
 from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.profile_stages import stages
@@ -152,8 +153,9 @@ class SameProfile(Claim):
             self.margin,
             f"largest of {len(found)} changes, {called(worst.member)} towards {worst.readers}:",
             f"changes by at most {self.margin:g}",
+            difference=True,
         )
-        parts = [self.named(verdict, found, 1 - context.confidence)]
+        parts = [self.named(verdict, found, worst, 1 - context.confidence)]
         if self.outside_at_most is not None:
             parts += self.outside(context, profiles, self.outside_at_most)
         verdict = replace(verdicts.together(parts), members=tuple(found))
@@ -185,17 +187,22 @@ class SameProfile(Claim):
         return score(context, "largest change of a member's share", estimate, METRIC, 0.0, control)
 
     @staticmethod
-    def named(verdict: Verdict, found: Sequence[MemberChange], alpha: float) -> Verdict:
+    def named(
+        verdict: Verdict, found: Sequence[MemberChange], worst: MemberChange, alpha: float
+    ) -> Verdict:
         """The verdict with the members whose change is significant; without any, nothing is refuted."""
         changed = [member for member in found if member.p < alpha]
         if changed:
             reason = (
-                f"{len(changed)} of {len(found)} members changed by more than the margin (Holm-corrected): "
-                f"{'; '.join(sentences(changed, found))}"
+                f"{len(changed)} of {len(found)} heads and MLPs changed by more than the margin "
+                f"(corrected for {len(found)} comparisons): "
+                f"{'; '.join(sentences(changed, found))}{whose_score(worst, changed)}"
             )
             return replace(verdict, status="fail", reason=reason, cause=Cause.REFUTED)
         if verdict.status == "fail":
-            reason = f"{verdict.reason}, not significant after Holm's correction for {len(found)} members"
+            reason = (
+                f"{verdict.reason}, not significant once corrected for {len(found)} comparisons"
+            )
             return replace(verdict, status="inconclusive", reason=reason, cause=Cause.UNSETTLED)
         return verdict
 
@@ -226,5 +233,18 @@ class SameProfile(Claim):
         judged = score(
             context, "largest share of a member outside the circuit", estimate, METRIC, "lower"
         )
-        what = f"{called(name)} (in no group) towards {profile.stage.readers}:"
+        stage, nodes = profile.stage, profile.senders[name]
+        group = stage.others.get(nodes[0]) if len(nodes) == 1 else None
+        what = f"{called(name)}{outside_groups(group, stage.at)} towards {stage.readers}:"
         return [verdicts.within(judged, -at_most, at_most, what, f"does at most {at_most:g}")]
+
+
+def whose_score(worst: MemberChange, changed: Sequence[MemberChange]) -> str:
+    """Whose change the score is, where it is not the first that the reason names."""
+    if worst == largest_first(changed, changed)[0]:
+        return ""
+    unsure = "" if worst in changed else ", itself not surely beyond the margin"
+    return (
+        f"; the score is the change of {called(worst.member)} towards {worst.readers}, whose interval reaches "
+        f"farthest{unsure}"
+    )

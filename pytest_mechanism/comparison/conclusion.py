@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pytest_mechanism.claims.moved_work import called, gainer, largest_first, sentence, silent
+from pytest_mechanism.claims.moved_work import (
+    OF_WHAT,
+    called,
+    gainer,
+    largest_first,
+    sentence,
+    silent,
+)
 from pytest_mechanism.comparison.members import BASE, FT, ComparedMember, Comparison
 from pytest_mechanism.errors import visible
 from pytest_mechanism.fields.groups import Group
@@ -46,7 +53,10 @@ def conclusion(
     )
     lines += list(groups_now(a, b, circuits))
     changed = largest_first(result.changed_shares, result.changed_shares)
-    lines += [sentence(change, result.shares) for change in changed[:SHOWN]]
+    lines += [
+        sentence(change, result.shares, "" if i else f" {OF_WHAT}")
+        for i, change in enumerate(changed[:SHOWN])
+    ]
     if len(changed) > SHOWN:
         lines.append(f"{len(changed) - SHOWN} more changes are in the table")
     if not changed:
@@ -94,7 +104,7 @@ def taken_over(result: Comparison, a: str, b: str) -> Iterator[str]:
         yield (
             f"{named(taker.member)} of {b} now does what {named(change.member)} did in {a}: towards "
             f"{change.readers}, {named(change.member)} went from {shown(change.before)} to {shown(change.now)} and "
-            f"{named(taker.member)} from {shown(taker.before)} to {shown(taker.now)} of the answer's logit"
+            f"{named(taker.member)} from {shown(taker.before)} to {shown(taker.now)} {OF_WHAT}"
         )
 
 

@@ -15,6 +15,23 @@ Renamed = Annotated[tuple[tuple[int, int, int], ...], Field(exclude_if=lambda he
 
 
 @dataclass(frozen=True)
+class ChangedRows:
+    """A matrix with a row for each token, of which a few changed.
+
+    Attributes:
+        name: of the parameter.
+        side: ``input`` of an embedding, ``output`` of an unembedding.
+        count: how many rows changed.
+        words: the tokens of those that changed most, as text.
+    """
+
+    name: str
+    side: str
+    count: int
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class MemberWeightResult(Observations):
     """How far the weights moved; there are no rows.
 
@@ -22,10 +39,12 @@ class MemberWeightResult(Observations):
         changes: name of a part -> |after - before| / |before| (Frobenius norms). Heads are ``2.1``, MLPs ``2.mlp``,
             layers ``layer 2``; everything else has the name of its parameter.
         reason: why some parts have no number; empty where all have.
+        rows: embeddings of which a few rows changed.
     """
 
     changes: tuple[tuple[str, float], ...] = ()
     reason: str = ""
+    rows: tuple[ChangedRows, ...] = ()
 
 
 class WeightDonation(Request):
@@ -48,6 +67,7 @@ class MemberWeights(Request[MemberWeightResult]):
     """
 
     implementation = "pytest_mechanism.methods.weights.member_weights:measure"
+    revision = 2
 
     renamed: Renamed = ()
 

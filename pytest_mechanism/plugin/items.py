@@ -25,7 +25,7 @@ from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.session import Session
 from pytest_mechanism.settings.table import DEVICE
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.statistics.rounding import allowing, moves_score
+from pytest_mechanism.statistics.rounding import advice, moves_score
 from pytest_mechanism.types import Located, Verdict
 
 NO_PAIR = (
@@ -161,7 +161,7 @@ class ClaimItem(pytest.Function):
             self.name,
             verdict,
             comparison.drift,
-            meaning(verdict.cause, self.claim.if_red),
+            meaning(verdict.cause, self.claim.refuted(verdict)),
             located,
             result.evidence,
         )
@@ -171,7 +171,7 @@ class ClaimItem(pytest.Function):
         """The prompts behind a red verdict, kept in the result. Shown only if nothing had to be measured."""
         if not verdict.red or (result := self.result) is None:
             return
-        found = self.run_session.evaluator.evidence(self.claim, self.name, verdict.cause)
+        found = self.run_session.evaluator.evidence(self.spec, self.claim, self.name, verdict.cause)
         self.result = replace(result, evidence=printable(found))
 
     def locate(self, verdict: Verdict) -> Located | None:
@@ -268,8 +268,8 @@ class ClaimItem(pytest.Function):
             notes.append(
                 Note(
                     f"atol {self.claim.atol:g} is less than rounding can move a score of {score.n} rows in "
-                    f"{run.options.dtype} ({moves:.2g}), so an accepted score may not be met again: write "
-                    f"atol: {allowing(moves):g}",
+                    f"{run.options.dtype} ({moves:.2g}), so an accepted score may not be met again: "
+                    f"{advice(moves)}",
                     self.spec.circuit,
                 )
             )

@@ -14,10 +14,11 @@ baseline) says only that, and the sentence never claims more.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pytest_mechanism.causes import Cause
+from pytest_mechanism.causes import BROKEN, Cause
 from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.report.next_steps import next_steps
 from pytest_mechanism.report.paragraphs import first_sentence
@@ -33,14 +34,18 @@ from pytest_mechanism.report.wording import (
     baseline_sentence,
     claims,
     first_member,
+    first_weights,
+    first_work,
+    may_follow,
     moved,
     names,
     never_ran,
     others_red,
     reason,
-    red_claims,
     role,
     short,
+    task_lost,
+    told_apart,
     warned,
     were,
 )
@@ -48,9 +53,6 @@ from pytest_mechanism.report.wording import (
 CANDIDATE = "ft"
 ACCURACY = ("accuracy", "coverage", "equivalent")
 """Claim kinds about the task alone."""
-
-BROKEN = (Cause.REFUTED, Cause.ACCURACY_LOSS, Cause.NO_HEADS)
-"""Causes that say something about the model under test: the others say that nothing can be concluded."""
 
 MOST_SENTENCES = 3
 """Of a conclusion."""
@@ -67,13 +69,15 @@ def conclude(report: RunReport) -> Conclusion:
     """See the module."""
     reds = explaining_first(result for result in report.claims if result.red)
     warnings = explaining_first(result for result in report.claims if result.verdict == "warn")
-    state, sentences = judgement(report, reds)
+    state, sentences, lead = judgement(report, reds)
+    if reds and {"base", "ft"} <= {*report.checkpoints}:
+        sentences[0] = told_apart(report, sentences[0])
     if warnings and len(sentences) < MOST_SENTENCES:
         sentences.append(warned(warnings))
     return Conclusion(
         state,
         tuple(sentences),
-        next_steps(report, state, reds),
+        next_steps(report, state, reds, lead),
         tuple(result.id for result in reds),
         tuple(result.id for result in warnings),
     )
@@ -92,27 +96,30 @@ def on_reference(result: ClaimResult) -> bool:
     return result.cause is Cause.REFERENCE_FAILS
 
 
-def judgement(report: RunReport, reds: Sequence[ClaimResult]) -> tuple[ConclusionState, list[str]]:
-    """The state of a run and the sentences about it."""
+def judgement(
+    report: RunReport, reds: Sequence[ClaimResult]
+) -> tuple[ConclusionState, list[str], ClaimResult | None]:
+    """The state of a run, the sentences about it, and the red claim that they are about."""
     judged = [result for result in report.claims if result.verdict in JUDGED]
     if not judged:
-        return "not_judged", [nothing_judged(report)]
+        return "not_judged", [nothing_judged(report)], reds[0] if reds else None
     about_candidate = [result for result in judged if CANDIDATE in result.models]
     if not reds:
-        return without_reds(report, judged, about_candidate)
+        return *without_reds(report, judged, about_candidate), None
     foreign = [result for result in reds if on_reference(result) and result.role == REFERENCE]
     unfit = {result.spec for result in foreign}
     own = [result for result in reds if result.spec not in unfit]
     sentences: list[str] = []
     state: ConclusionState = "reference"
+    lead = foreign[0] if foreign else None
     if foreign:
-        sentences.append(unfit_spec(report, foreign))
+        sentences += unfit_spec(report, foreign)
     if own:
-        state, about = about_reds(report, own, judged)
+        state, about, lead = about_reds(report, own, judged)
         sentences += about[: MOST_SENTENCES - len(sentences)]
     if report.not_run:
         sentences[MOST_SENTENCES - 1 :] = [never_ran(report)]
-    return state, sentences
+    return state, sentences, lead
 
 
 # -- nothing red
@@ -184,41 +191,50 @@ def without_reds(
 # -- something red
 
 
-def unfit_spec(report: RunReport, foreign: Sequence[ClaimResult]) -> str:
-    """A spec that the reference model does not meet."""
+def unfit_spec(report: RunReport, foreign: Sequence[ClaimResult]) -> list[str]:
+    """A spec that the reference model does not meet, and whether that model does the task at all."""
     named = names(
         [result for result in foreign if result.role == REFERENCE] or list(foreign), role=False
     )
     specs = dict.fromkeys(result.circuit for result in foreign)
     several = len({result.circuit for result in report.claims if result.verdict in JUDGED}) > 1
     which = f"The spec {' and '.join(specs)}" if several else "This spec"
-    return f"{which} does not hold on your base model ({named}): no conclusion about the candidate."
+    if all(result.verdict == "inconclusive" for result in foreign):
+        first = foreign[0]
+        return [
+            f"{which} is not shown to hold on your base model ({named} undecided): no conclusion about the candidate.",
+            f"First, {first.claim} on base: {reason(first)}.",
+        ]
+    said = [
+        f"{which} does not hold on your base model ({named}): no conclusion about the candidate."
+    ]
+    if useless := [r for r in foreign if r.kind in ACCURACY and r.verdict == "fail"]:
+        place = report.checkpoints[REFERENCE].reference
+        said.append(
+            f"The base model itself does not do the task ({reason(useless[0])}): is {place} the checkpoint that you "
+            "mean?"
+        )
+    return said
 
 
 def about_reds(
     report: RunReport, reds: Sequence[ClaimResult], judged: Sequence[ClaimResult]
-) -> tuple[ConclusionState, list[str]]:
-    """The sentences about red claims of specs that the reference model meets."""
+) -> tuple[ConclusionState, list[str], ClaimResult]:
+    """The sentences about red claims of specs that the reference model meets, and the claim that explains most."""
     total = len(judged) + sum(result.verdict == "error" for result in report.claims)
     broken = [result for result in reds if result.cause in BROKEN]
     accuracy = [r for r in broken if r.kind in ACCURACY and CANDIDATE in r.models]
     share = f"{len(reds)} of {claims(total)}"
     if accuracy:
-        also = len(reds) - len(accuracy)
-        others = f" The other {red_claims(also)} may follow from it." if also else ""
-        what = (
-            "The candidate does the task less well"
-            if too_low(accuracy[0])
-            else "Accuracy is not as claimed"
-        )
-        return "accuracy", [f"{what}: {reason(accuracy[0])}.{others}", *first_member(reds)]
+        first = next((result for result in accuracy if result.kind == "accuracy"), accuracy[0])
+        sentence = f"{task_lost(accuracy, first)}.{may_follow(reds, first)}"
+        about = [sentence, *doubtful_words(reds), *first_member(reds)]
+        return "accuracy", about[:MOST_SENTENCES], first
     guessing = [result for result in reds if result.cause is Cause.AT_CHANCE]
     specs = {result.spec for result in guessing}
     if guessing and all(result.spec in specs for result in broken):
-        return "accuracy", [
-            f"There is no mechanism to examine, because a model does not solve the task: {reason(guessing[0])}.",
-            *first_member(reds),
-        ]
+        sentence = f"There is no mechanism to examine, because a model does not solve the task: {reason(guessing[0])}."
+        return "accuracy", [sentence, *first_member(reds)], guessing[0]
     fine = accuracy_is_fine(report)
     lead = [fine] if fine else []
     if broken:
@@ -232,40 +248,47 @@ def about_reds(
         if not any(CANDIDATE in result.models for result in broken):
             what = "On other models than the candidate: "
         sentence = f"{what}{len(broken)} of {claims(total)} broke{others_red(reds, broken)}."
-        detail = first_member(reds) or [
-            f"First, {first.claim} on {role(first)}: {first_sentence(first.meaning or '')} ({reason(first)})."
+        detail = first_work(reds) or [
+            f"First, {first.claim} on {role(first)}: {first_sentence(first.meaning or '')} ({reason(first)}).",
+            *first_weights(reds),
         ]
-        return ("behaviour" if behaviour else "broken"), [*lead, sentence, *detail][:MOST_SENTENCES]
-    if behind := [result for result in reds if result.cause in BASELINE_CAUSES]:
-        compared = (
-            f"{baseline_sentence(behind)} ({share} red)."
-            if len({result.cause for result in reds}) == 1
-            else f"{len(behind)} of {claims(total)} fell behind, moved or lack an accepted score"
-            f"{others_red(reds, behind)}."
+        named = (result for result in broken if result.located and result.located.members)
+        return (
+            "behaviour" if behaviour else "broken",
+            [*lead, sentence, *detail][:MOST_SENTENCES],
+            next(named, first),
         )
-        return "baseline", [
-            *lead,
-            compared,
-            reason(behind[0]) + ".",
-        ]
+    if behind := [result for result in reds if result.cause in BASELINE_CAUSES]:
+        new = all(result.cause is Cause.NOT_ACCEPTED for result in reds)
+        example = f"First, {behind[0].claim} on {role(behind[0])}: {reason(behind[0])}."
+        compared = f"{baseline_sentence(behind)} ({share} red)."
+        if len({result.cause for result in reds}) > 1:
+            compared = (
+                f"{len(behind)} of {claims(total)} fell behind, moved or lack an accepted score"
+                f"{others_red(reds, behind)}."
+            )
+        return "baseline", [*lead, compared, *(() if new else (example,))], behind[0]
     if unjudged := [result for result in reds if result.verdict == "error"]:
         state: ConclusionState = "not_judged" if len(unjudged) == len(reds) else "undecided"
-        return state, [
-            *lead,
-            f"{share} could not be judged, so there is no conclusion: {names(unjudged)}: {reason(unjudged[0])}.",
-        ]
-    return "undecided", [
+        sentence = f"{share} could not be judged, so there is no conclusion: {names(unjudged)}: {reason(unjudged[0])}."
+        return state, [*lead, sentence], unjudged[0]
+    sentences = [
         *lead,
         f"{share} {'is' if len(reds) == 1 else 'are'} undecided, which counts as red: nothing is shown to have "
         f"broken, and nothing to be intact. First, {reds[0].claim} on {role(reds[0])}: {reason(reds[0])}.",
         *first_member(reds),
-    ][:MOST_SENTENCES]
+    ]
+    return "undecided", sentences[:MOST_SENTENCES], reds[0]
 
 
-def too_low(result: ClaimResult) -> bool:
-    """Whether a refuted score lies below what was claimed."""
-    red = next((row for row in result.rows if row.verdict == "fail"), None)
-    return red is not None and red.low is not None and (red.score or 0.0) < red.low
+WORST_WORDS = re.compile(r"worst of .*, ([^,]+: accuracy .*?) does not show")
+
+
+def doubtful_words(reds: Sequence[ClaimResult]) -> list[str]:
+    """Where a model is worst, if an undecided claim about single words, labels and places says so."""
+    undecided = [r for r in reds if r.kind == "coverage" and r.verdict == "inconclusive"]
+    found = [WORST_WORDS.search(result.reason) for result in undecided]
+    return [f"Look first at {match[1]}, too few rows to be sure." for match in found if match][:1]
 
 
 BEHAVIOUR = 10

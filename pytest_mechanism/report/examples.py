@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.errors import visible
 from pytest_mechanism.types import Evidence, Example
 
 PROMPT = 45
 """Characters of a prompt that are shown, from its end."""
+
+FIRST = 150
+"""Characters of the first prompt that are shown: two lines."""
+
+CLAUSE = 60
+"""Characters of the part of a prompt that names the right answer."""
+
+STOPS = ".,;:!?"
+"""Where such a part begins and ends."""
 
 ANSWER = 40
 """Characters of an answer that are shown, from its beginning."""
@@ -21,26 +32,57 @@ def example_lines(evidence: Evidence | None, count: int = 3) -> list[str]:
     if not evidence.examples:
         return [visible(evidence.what)]
     what = f"{evidence.what} ({evidence.measured})"
-    return [visible(what), *(example_line(example) for example in evidence.examples[:count])]
+    shown = evidence.examples[:count]
+    whole = all(number == round(number) for x in shown for number in x.numbers.values())
+    return [
+        visible(what),
+        *(
+            example_line(example, 0 if whole else 3, PROMPT if i else FIRST)
+            for i, example in enumerate(shown)
+        ),
+    ]
 
 
-def example_line(example: Example) -> str:
-    """One prompt: ``"... Box F contains the" wants knife; base: knife (-0.01), ft: pot (-8.2)``."""
+def example_line(example: Example, decimals: int, room: int = PROMPT) -> str:
+    """One prompt, whole if it fits in ``room`` characters:
+    ``"... Box F contains the" wants knife; base: knife (-0.010), ft: pot (-8.200)``."""
     roles = dict.fromkeys((*example.answers, *example.numbers))
     ordered = sorted(roles, key=lambda role: role != REFERENCE)
-    parts = [f"{role}: {said(example, role)}" for role in ordered]
+    parts = [f"{role}: {said(example, role, decimals)}" for role in ordered]
     wanted = shortened(example.expected, ANSWER)
-    return visible(f'  "{ending(example.prompt)}" wants {wanted}; {", ".join(parts)}')
+    prompt = extract(example.prompt, example.expected, room)
+    return visible(f'  "{prompt}" wants {wanted}; {", ".join(parts)}')
 
 
-def said(example: Example, role: str) -> str:
+def said(example: Example, role: str, decimals: int) -> str:
     """What a model said, with what the claim measured on the row."""
     answer = shortened(example.answers.get(role, "").strip(), ANSWER)
     number = example.numbers.get(role)
-    shown = "" if number is None else f"{number:.4g}"
+    shown = "" if number is None else f"{number:.{decimals}f}"
     if answer and shown:
         return f"{answer} ({shown})"
     return answer or shown or "nothing"
+
+
+def extract(prompt: str, expected: str, room: int) -> str:
+    """A prompt, or of a long one the end, and before it the last part that names the right answer."""
+    text = " ".join(prompt.split())
+    if len(text) <= room:
+        return text
+    end = ending(text)
+    before = text[: len(text) - len(end.removeprefix("..."))]
+    for answer in expected.split(" or "):
+        named = (
+            [*re.finditer(rf"\b{re.escape(answer.strip())}\b", before)] if answer.strip() else []
+        )
+        if named:
+            at = named[-1]
+            start = max(before.rfind(stop, 0, at.start()) for stop in STOPS) + 1
+            after = [i for stop in STOPS if (i := before.find(stop, at.end())) >= 0]
+            clause = before[start : min(after, default=len(before))].strip()
+            if len(clause) <= CLAUSE:
+                return f"{'...' if start else ''}{clause} {end}"
+    return end
 
 
 def ending(prompt: str) -> str:

@@ -15,6 +15,7 @@ from pytest_mechanism.report.paragraphs import first_sentence, fitted
 from pytest_mechanism.report.run_report import ClaimResult
 from pytest_mechanism.report.table import shortened
 from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Evidence, Located, Score, Verdict
 
@@ -25,8 +26,8 @@ STATUS = {
     "warn": "does not hold (severity: warn, not red)",
 }
 
-MINUS = re.compile(r"(\S+) minus that of (\w+)")
-"""The name of a paired difference, whose own model is the claim's role."""
+MINUS = re.compile(r"(\S+)(?: of (\w+))? minus that of (\w+)")
+"""The name of a paired difference, whose own model is the claim's role where the name does not say it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def message(result: ClaimResult) -> str:
 
 def compared(text: str, role: str) -> str:
     """A text in which paired differences name both models: ``accuracy, ft minus base``."""
-    return MINUS.sub(rf"\1, {role} minus \2", text)
+    return MINUS.sub(lambda found: f"{found[1]}, {found[2] or role} minus {found[3]}", text)
 
 
 def block(result: ClaimResult) -> list[str]:
@@ -78,19 +79,27 @@ def block(result: ClaimResult) -> list[str]:
     for row in result.rows:
         if row.verdict not in ("pass", "skipped") and row.score is not None and row.name:
             low, high = row.interval or (row.score, row.score)
-            shown = f"{row.score:.3f} [{low:.3f}, {high:.3f}]"
+            shown = verdicts.shown(row.score, (low, high))
             if shown not in result.reason and row.threshold:
                 name = compared(row.name, result.role)
                 lines.append(f"  {name} {shown}; claimed: {shortened(row.threshold)}")
-    if result.drift_state in ("worse", "moved") and "baseline" not in result.reason:
-        lines.append(
-            f"  and {abs(result.drift or 0):.3f} away from the baseline {result.baseline:.3f}"
-        )
+    if result.drift_state in ("worse", "moved") and not repeats_drift(result):
+        drift = result.drift or 0.0
+        side = "below" if drift < 0 else "above"
+        lines.append(f"  and {abs(drift):.3f} {side} the baseline {result.baseline:.3f}")
     place = f"{result.spec}:{result.line}" if result.line else result.spec
     plain = first_sentence(result.meaning or "")
     if result.cause is Cause.REFUTED:
         plain = plain.partition(": ")[0]  # what the kind says first; -v has the rest
     return [*lines, f"  {place}: {plain}" if plain else f"  {place}"]
+
+
+def repeats_drift(result: ClaimResult) -> bool:
+    """Whether the lines above say how far the score is from its baseline: the reason does, or the score is a
+    difference, whose baseline is 0.000."""
+    name = result.scores[0].name if result.scores else ""
+    difference = MINUS.search(name) is not None or result.kind == "same_profile"
+    return "baseline" in result.reason or (difference and not round(result.baseline or 0.0, 3))
 
 
 def failure_text(

@@ -129,7 +129,8 @@ def _located(data: Mapping[str, Any] | None) -> Located | None:
     if data is None:
         return None
     members = [MemberChange(**m | {"interval": tuple(m["interval"])}) for m in data["members"]]
-    return Located(tuple(data["lines"]), tuple(members), data["seconds"])
+    edited = tuple(data.get("edited", ()))
+    return Located(tuple(data["lines"]), tuple(members), data["seconds"], edited)
 
 
 def _evidence(data: Mapping[str, Any] | None) -> Evidence | None:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.report.run_report import ClaimResult, ConclusionState, RunReport
 
 UNACCEPTED = (Cause.NOT_ACCEPTED, Cause.REDEFINED)
@@ -13,28 +14,44 @@ UNACCEPTED = (Cause.NOT_ACCEPTED, Cause.REDEFINED)
 
 
 def next_steps(
-    report: RunReport, state: ConclusionState, reds: Sequence[ClaimResult]
+    report: RunReport,
+    state: ConclusionState,
+    reds: Sequence[ClaimResult],
+    lead: ClaimResult | None,
 ) -> tuple[str, ...]:
-    """The next commands, the first one first; none where nothing is to be done."""
-    if not reds:
+    """The next commands, the first one first; none where nothing is to be done.
+
+    Args:
+        report: of the run.
+        state: of its conclusion.
+        reds: the red claims.
+        lead: of them, the one that the conclusion is about: its spec is the one to look at.
+    """
+    if lead is None:
         return ()
-    pair, spec = pair_options(report), shlex.quote(reds[0].spec)
+    pair, spec = pair_options(report), shlex.quote(lead.spec)
     doctor = f"pytest-mechanism doctor {spec} {pair}"
     show = f"pytest-mechanism show {spec} {pair}"
-    accept = f"pytest {shlex.quote(reds[0].id)} {pair} --snapshot-update"
+    unaccepted = dict.fromkeys(shlex.quote(f"{red.spec}::{red.claim}") for red in reds)
+    accept = f"pytest {' '.join(unaccepted)} {pair} --snapshot-update"
     first = {
         "accuracy": doctor,
-        "reference": f"pytest-mechanism discover {spec} {pair} --out found.yaml",
+        # on a model that does not do the task there are no heads to be found
+        "reference": doctor
+        if any(red.order == 0 and red.role == REFERENCE and red.verdict == "fail" for red in reds)
+        else f"pytest-mechanism discover {spec} {pair} --out found.yaml",
         "broken": show,
         # a command that accepts scores is offered only where nothing but the acceptance is missing
         "baseline": accept if all(r.cause in UNACCEPTED for r in reds) else show,
         "not_judged": doctor,
     }.get(state)
+    if state == "reference" and all(red.verdict == "inconclusive" for red in reds):
+        first = None  # other rows or thresholds decide, which the reason names
     if state == "undecided" and any(result.groups or result.order > 10 for result in reds):
         first = show if all(r.cause is not Cause.NOT_JUDGED for r in reds) else doctor
     if state == "broken" and not any(result.located for result in reds):
         first = doctor if all(result.order <= 10 for result in reds) else show
-    again = f"pytest {shlex.quote(reds[0].id)} {pair} -v"
+    again = f"pytest {shlex.quote(lead.id)} {pair} -v"
     return tuple(step for step in (first, again) if step is not None)
 
 

@@ -43,7 +43,7 @@ def claim_result(
         models=tuple(claim.models(role)),
         verdict=verdict.status,
         cause=verdict.cause,
-        meaning=meaning(verdict.cause, claim.if_red) or None,
+        meaning=meaning(verdict.cause, claim.refuted(verdict)) or None,
         reason=verdict.reason,
         score=None if score is None else score.value,
         interval=None if score is None else score.interval,

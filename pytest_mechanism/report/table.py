@@ -61,7 +61,8 @@ def shortened(threshold: str) -> str:
 
 def narrow_cells(results: Sequence[ClaimResult], width: int) -> list[tuple[str, str]]:
     """The table for a narrow terminal, as (verdict, rest of the line): the circuit as a heading where there are
-    several, the threshold in signs, and on two lines what does not fit on one."""
+    several, the threshold in signs, and on two lines what does not fit on one. A claim's further scores have their
+    own names."""
     suffixes, shown = spec_suffixes(results), judged(results)
     several = len({result.spec for result in shown}) > 1
     first = max((len(row.verdict) for result in shown for row in result.rows), default=0)
@@ -73,7 +74,7 @@ def narrow_cells(results: Sequence[ClaimResult], width: int) -> list[tuple[str, 
         if several and result.spec != spec:
             spec = result.spec
             lines.append(("", f"{result.circuit}{suffixes[spec]}"))
-        for row in result.rows:
+        for i, row in enumerate(result.rows):
             number = "" if row.score is None else f"{row.score:.3f}"
             low_high = (
                 "" if row.interval is None else f"[{row.interval[0]:.3f}, {row.interval[1]:.3f}]"
@@ -81,7 +82,7 @@ def narrow_cells(results: Sequence[ClaimResult], width: int) -> list[tuple[str, 
             last = comparison(result) if row.compared else ""
             last = "" if last in ("none yet", "same") else last
             rest = f"{number:>6} {low_high:<17} {shortened(row.threshold):<7} {last}".rstrip()
-            name = f"{result.claim} {result.role}"
+            name = f"{result.claim} {result.role}" if i == 0 else f"  {row.name or 'also'}"
             verdict = f"{row.verdict:<{first}}"
             if len(name) <= column and first + column + len(rest) + 4 <= width:
                 lines.append((verdict, f"  {name:<{column}}  {rest}".rstrip()))

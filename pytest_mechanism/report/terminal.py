@@ -20,6 +20,7 @@ from pytest_mechanism.report.table import (
     narrow_cells,
     spec_suffixes,
 )
+from pytest_mechanism.report.wording import tally
 
 RIGHT_ALIGNED = {"score"}
 COLOURS = {"pass": "green", "warn": "yellow"}
@@ -101,7 +102,8 @@ class TerminalSection:
             baselines = f" ({new} have no baseline yet)" if new else ""
             self.write_lines(
                 [
-                    f"{holding} of {len(judged(results))} claims hold{baselines}; -v lists every score"
+                    f"{holding} of {len(judged(results))} claims hold{baselines}: "
+                    f"{tally(result for result in judged(results) if result.verdict != 'pass')}; -v lists every score"
                 ]
             )
             return
@@ -162,7 +164,7 @@ def notes(results: Sequence[ClaimResult], skips: bool = True, brief: bool = Fals
         *dict.fromkeys(
             note_text(note, result, suffixes) for result in results for note in result.notes
         ),
-        *better_notes(claims),
+        *(() if brief else better_notes(claims)),
     ]
 
 
@@ -203,9 +205,13 @@ def better_notes(results: Sequence[ClaimResult]) -> list[str]:
     better = sum(result.drift_state == "better" and not result.accepted_now for result in results)
     if not better:
         return []
+    scores, baselines = (
+        ("1 score is better than its", "baseline")
+        if better == 1
+        else (f"{better} scores are better than their", "baselines")
+    )
     return [
-        f"{better} scores are better than their baselines by more than the tolerance; "
-        "--snapshot-update raises the baselines"
+        f"{scores} {baselines} by more than the tolerance; --snapshot-update raises the {baselines}"
     ]
 
 

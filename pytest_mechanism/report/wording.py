@@ -5,11 +5,22 @@ Which of them a run needs is decided in `conclusion`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
-from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.moved_work import called, gainer, largest_first, verb
-from pytest_mechanism.report.run_report import ClaimResult, RunReport
+from pytest_mechanism.causes import BROKEN, Cause
+from pytest_mechanism.claims.moved_work import (
+    OF_WHAT,
+    called,
+    gainer,
+    largest_first,
+    owner,
+    shares,
+    verb,
+)
+from pytest_mechanism.report.rows import BASELINE_CAUSES
+from pytest_mechanism.report.run_report import CheckpointEntry, ClaimResult, RunReport
 from pytest_mechanism.types import MemberChange
 
 SHOWN = 3
@@ -21,10 +32,6 @@ LONGEST = 200
 
 def claims(count: int) -> str:
     return "1 claim" if count == 1 else f"{count} claims"
-
-
-def red_claims(count: int) -> str:
-    return "red claim" if count == 1 else f"{count} red claims"
 
 
 def were(count: int) -> str:
@@ -74,14 +81,92 @@ def warned(warnings: Sequence[ClaimResult]) -> str:
     return f"Warning: {names(warnings)} {does} not hold (severity: warn, so not red)."
 
 
-def others_red(reds: Sequence[ClaimResult], broken: Sequence[ClaimResult]) -> str:
-    """The red claims that are not refuted, counted."""
-    others = [result for result in reds if result not in broken]
-    unjudged = sum(result.verdict == "error" for result in others)
-    counts = ((len(others) - unjudged, "undecided"), (unjudged, "not judged"))
-    return "".join(
-        f", {count} more {'is' if count == 1 else 'are'} {what}" for count, what in counts if count
+OUTCOMES = {
+    "broke": ("broke", "broke"),
+    "base": ("does not hold on base", "do not hold on base"),
+    "undecided": ("is undecided", "are undecided"),
+    "not judged": ("was not judged", "were not judged"),
+    "baseline": ("is red by its baseline alone", "are red by their baselines alone"),
+    "warn": ("only warns", "only warn"),
+}
+"""What becomes of a claim that does not hold -> the words for one and for several."""
+
+
+def outcome(result: ClaimResult) -> str:
+    """Which of the `OUTCOMES` a claim has that does not hold."""
+    if result.verdict in ("warn", "error"):
+        return "warn" if result.verdict == "warn" else "not judged"
+    if result.cause in BASELINE_CAUSES:
+        return "baseline"
+    if result.verdict == "fail" and result.cause is Cause.REFERENCE_FAILS:
+        return "base"
+    return "broke" if result.verdict == "fail" or result.cause in BROKEN else "undecided"
+
+
+def tally(results: Iterable[ClaimResult], more: str = "") -> str:
+    """Claims that do not hold, counted: ``5 broke, 1 is undecided``.
+
+    Args:
+        results: the claims.
+        more: between each number and its verb, such as "more".
+    """
+    counts = Counter(map(outcome, results))
+    return ", ".join(
+        f"{counts[key]} {f'{more} ' if more else ''}{words[counts[key] > 1]}"
+        for key, words in OUTCOMES.items()
+        if counts[key]
     )
+
+
+def others_red(reds: Sequence[ClaimResult], told: Sequence[ClaimResult]) -> str:
+    """The red claims that a sentence has not told of, counted, to go on with it."""
+    counted = tally((result for result in reds if result not in told), "more")
+    return f", {counted}" if counted else ""
+
+
+def may_follow(reds: Sequence[ClaimResult], first: ClaimResult) -> str:
+    """The sentence about all red claims but the one that may explain them; empty without others."""
+    others = [result for result in reds if result is not first]
+    if not others:
+        return ""
+    counted = tally(others, "more")
+    noun = "claim" if counted.startswith("1 ") else "claims"
+    counted = counted.replace("more", f"more {noun}", 1)
+    return f" {counted}; {'it' if len(others) == 1 else 'they'} may follow from it."
+
+
+def task_lost(refuted: Sequence[ClaimResult], first: ClaimResult) -> str:
+    """What refuted claims about the task say of the candidate, and the words that it is wrong about.
+
+    Args:
+        refuted: all refuted claims about the task.
+        first: of them, the one to tell.
+    """
+    if first.kind == "coverage":
+        return f"The candidate is {reason(first)}"
+    row = next((row for row in first.rows if row.verdict == "fail"), None)
+    low = row is not None and row.low is not None and (row.score or 0.0) < row.low
+    what = "The candidate does the task less well" if low else "Accuracy is not as claimed"
+    if row is not None and (row.name or "").startswith("log-probability"):
+        what = f"The candidate is {'less' if low else 'more'} sure of the right answers"
+    wrong = next((r.reason.partition(": ")[0] for r in refuted if r.kind == "coverage"), "")
+    return f"{what}: {reason(first)}{f'; it is {wrong}' if wrong else ''}"
+
+
+def told_apart(report: RunReport, sentence: str) -> str:
+    """The first sentence of a red run, which says what the candidate is where the names of the models mislead:
+    one is called ``ft`` and is the base, or the other way round."""
+    base, candidate = report.checkpoints["base"], report.checkpoints["ft"]
+
+    def last(entry: CheckpointEntry) -> str:
+        return re.split(r"[/:]", entry.reference.rstrip("/"))[-1]
+
+    if last(base) != "ft" and last(candidate) != "base":
+        return sentence
+    named = f"ft = {candidate.reference}"
+    if "candidate" in sentence:
+        return sentence.replace("candidate", f"candidate ({named})", 1)
+    return f"{named}. {sentence}"
 
 
 def baseline_sentence(reds: Sequence[ClaimResult]) -> str:
@@ -91,18 +176,36 @@ def baseline_sentence(reds: Sequence[ClaimResult]) -> str:
         return "Scores moved on unchanged checkpoints: a library, the machine or this tool changed, not the model"
     if cause is Cause.FELL_BEHIND:
         return "Every threshold holds, but scores are significantly worse than their baselines"
-    return "Every threshold holds, but the run requires accepted scores and some have none"
+    one = len(reds) == 1
+    return (
+        f"Nothing broke: every threshold holds. {claims(len(reds))} {'has' if one else 'have'} no accepted score to be "
+        f"compared with, which this run requires: look at the {'score' if one else 'scores'}, and accept "
+        f"{'it' if one else 'them'}"
+    )
 
 
 def first_member(reds: Sequence[ClaimResult]) -> list[str]:
     """The heads behind the red claims, in the words that the sweep found for them: what changed most, and who
-    does its work now; and where the weights of a few parts stand out."""
+    does its work now. Where the weights of a few parts stand out, these come first."""
+    return first_work(reds) or first_weights(reds)
+
+
+def first_work(reds: Sequence[ClaimResult]) -> list[str]:
+    """What `first_member` says of work that changed, if any did."""
     for result in reds:
         if lines := moved(result):
             return [f"{sentence_case(lines[0])}; the spec's numbers name other heads there."]
         if result.located is not None and result.located.members:
-            work = sentence_case(work_moved(result.located.members))
-            return ["; ".join((work, *edited(result))) + "."]
+            own = [m for m in result.located.members if m.member in result.located.edited]
+            if own and "was changed (" in (line := result.located.lines[0]):
+                return [f"{sentence_case(line)}."]  # the weights of one member, and what it does
+            work = work_moved(own or result.located.members)
+            return [sentence_case("; ".join((*edited(result), work))) + "."]
+    return []
+
+
+def first_weights(reds: Sequence[ClaimResult]) -> list[str]:
+    """What `first_member` says of weights alone, which does not say what broke."""
     weights = [line for result in reds for line in edited(result)]
     return [f"{sentence_case(line)}." for line in weights[:1]]
 
@@ -119,15 +222,13 @@ def work_moved(members: Sequence[MemberChange]) -> str:
         [m for m in members if abs(m.now) < abs(m.before)] or members, members
     )
     taker = gainer([first], members)
-    of = f" of {first.group}" if first.group else ", in no group,"
     sentence = (
-        f"{called(first.member)}{of} {verb(first, members)} towards {first.readers} ({first.before:.2f} -> "
-        f"{abs(first.now) if round(first.now, 2) == 0 else first.now:.2f} of the answer's logit)"
+        f"{called(first.member)}{owner(first)} {verb(first, members)} towards {first.readers} "
+        f"({shares(first)} {OF_WHAT})"
     )
     if taker is None:
         return sentence
-    where = f" of {taker.group}" if taker.group else ""
-    return f"{sentence}, and {called(taker.member)}{where} {verb(taker, members)}"
+    return f"{sentence}, and {called(taker.member)}{owner(taker)} {verb(taker, members)}"
 
 
 def moved(result: ClaimResult) -> Sequence[str]:

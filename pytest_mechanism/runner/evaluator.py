@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.checkpoints.settings_diff import different_settings
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import PAIR, REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, task_settings
+from pytest_mechanism.claims.coverage import Coverage
 from pytest_mechanism.claims.needed_heads import parts_of
 from pytest_mechanism.discovery.discover import Discovery, Effort, discover
 from pytest_mechanism.discovery.preflight import search_measurements, with_placeholders
@@ -312,7 +314,17 @@ class ClaimEvaluator:
         except Exception as problem:
             line = f"the heads and MLPs behind it cannot be measured: {one_line(str(problem))}"
             return Located((line,), (), 0.0)
-        return locate.with_weights(found, *self._weights(spec, claim, role, cause))
+        settings = partial(self._settings, locate.candidate(claim, role))
+        return locate.with_weights(found, *self._weights(spec, claim, role, cause), settings)
+
+    def _settings(self, to: str) -> str:
+        """The settings that differ between the reference model and another, in words."""
+        before, now = (
+            (self.runner.references[of], self.runner.fingerprints[of]) for of in (REFERENCE, to)
+        )
+        with contextlib.suppress(MechanismError, OSError):
+            return different_settings(before, now, (REFERENCE, to))
+        return ""
 
     def _located(self, spec: Spec, claim: Claim, role: str, cause: Cause | None) -> Located | None:
         """The members behind a red claim; None where it is not about any, or the task has no rows for the sweep."""
@@ -365,14 +377,24 @@ class ClaimEvaluator:
         except MechanismError:
             return []
 
-    def evidence(self, claim: Claim, role: str, cause: Cause | None) -> Evidence | None:
+    def evidence(self, spec: Spec, claim: Claim, role: str, cause: Cause | None) -> Evidence | None:
         """The prompts behind the red verdict that `judge` gave last; None where it has none."""
         if cause not in evidence.ABOUT_ROWS:
             return None
         own = locate.candidate(claim, role) if role == PAIR else role
         try:
             own_rows = [m for m in self._asked if evidence.speaks_of(m.request, claim, cause)]
-            return evidence.evidence(own_rows, own, REFERENCE, self.runner.peek, self._rows)
+            others = [model for model in claim.models(role) if model != own]
+            against = (
+                others[0] if len(others) == 1 and str(claim.kind) in evidence.BEHAVIOUR else None
+            )
+            cell = None
+            if isinstance(claim, Coverage):
+                cell = partial(claim.broken, self.context(spec, claim, role))
+            by_accuracy = getattr(claim, "of", "accuracy") == "accuracy"
+            focus = evidence.Focus(against, by_accuracy=by_accuracy, cell=cell)
+            beside = against or REFERENCE
+            return evidence.evidence(own_rows, own, beside, self.runner.peek, self._rows, focus)
         except Exception as problem:  # what a reader gets beside the verdict must not change it
             what = f"the prompts behind it cannot be shown: {one_line(str(problem))}"
             return Evidence(what, "", ())

@@ -8,13 +8,14 @@ the task.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.circuits import CIRCUIT
+from pytest_mechanism.measurements.cells import CellPerformance, CellResult
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.measurement import Measurement
@@ -58,12 +59,31 @@ class Ranked:
         measured: what the numbers count.
         badness: larger for rows that speak more against the claim; None where no row does.
         worst: the worst rows in words, after "the worst 3 of 500 prompts: ".
+        most: what the first rows are the most of.
+        among: how many rows there are, if not all count.
     """
 
     numbers: Any
     measured: str
     badness: Any
     worst: str
+    most: str = "worst"
+    among: int | None = None
+
+
+@dataclass(frozen=True)
+class Focus:
+    """What a claim asks of the rows of plain answers.
+
+    Attributes:
+        against: role of the model that the candidate is compared with; None for a claim about one model.
+        by_accuracy: whether right and wrong answers are compared, before probabilities.
+        cell: gives the word or place that broke, and its rows; None for a claim about all rows.
+    """
+
+    against: str | None = None
+    by_accuracy: bool = True
+    cell: Callable[[CellResult], tuple[str, Sequence[int]]] | None = None
 
 
 def of_refusals(request: RefusalRate, result: Observations) -> Ranked:
@@ -85,7 +105,7 @@ def of_path(request: PathPatching, result: Observations) -> Ranked | None:
     effect = np.asarray(result.values["group"], float)
     return Ranked(
         effect,
-        "change of the answer's log-probability (nats) when the path carries the source prompt",
+        "change of the answer's log-probability when the path carries the source prompt",
         effect,
         "the path matters least to their answer",
     )
@@ -97,7 +117,7 @@ def of_circuit(request: CircuitPerformance, result: Observations) -> Ranked | No
     if column not in result.values:
         return None
     alone = np.asarray(result.values[column], float)
-    measured = "log-probability of the answer with the circuit alone, in nats"
+    measured = "log-probability of the answer with the circuit alone; 0 is certain"
     return Ranked(alone, measured, -alone, "the circuit alone answers them worst")
 
 
@@ -112,11 +132,11 @@ def of_interchange(request: Interchange, result: Observations) -> Ranked:
     return Ranked(moved, "1: it does", badness, worst)
 
 
-def of_performance(request: Performance, result: Observations) -> Ranked:
+def of_performance(request: Performance | CellPerformance, result: Observations) -> Ranked:
     """Prompts that the model answers worst."""
     correct = np.asarray(result.values["correct"], float)
     likely = np.asarray(result.values.get("log_probability", correct), float)
-    name = "log-probability of the right answer, in nats"
+    name = "log-probability of the right answer; 0 is certain"
     measured = name if "log_probability" in result.values else "1: right"
     worst = "the model answers them worst"
     return Ranked(likely, measured, -likely - 1e3 * correct, worst)
@@ -128,8 +148,55 @@ RANKINGS: tuple[tuple[type[Request[Any]], Callable[[Any, Observations], Ranked |
     (Interchange, of_interchange),
     (CircuitPerformance, of_circuit),
     (Performance, of_performance),
+    (CellPerformance, of_performance),
 )
 """Class of request -> how its rows are ranked; what is most specific to a claim comes first."""
+
+
+def of_change(ranked: Ranked, result: Observations, other: Observations, focus: Focus) -> Ranked:
+    """Prompts on which the model is worse than another by most, or better if it is better on average; none on
+    which both have the same number."""
+
+    def of(observations: Observations) -> Any:
+        numbers = of_performance_numbers(observations, by_accuracy=focus.by_accuracy)
+        rows = by_row(observations, numbers)
+        return np.array([rows[name] for name in result.example_ids], float)
+
+    lost = of(other) - of(result)
+    less = lost.mean() >= 0
+    lost = lost if less else -lost
+    least = (
+        500.0 if focus.by_accuracy else 0.0
+    )  # a right answer counts 1,000: only rows that changed it
+    badness = np.where(lost > least, lost, -np.inf)
+    worst = f"the right answer became {'less' if less else 'more'} likely"
+    return replace(ranked, badness=badness, worst=worst, most="most changed")
+
+
+def of_performance_numbers(result: Observations, *, by_accuracy: bool) -> Any:
+    """A number for each answer: its log-probability, and before it whether it is right where accuracies count."""
+    correct = np.asarray(result.values["correct"], float)
+    likely = np.asarray(result.values.get("log_probability", correct), float)
+    return likely + (1e3 * correct if by_accuracy else 0.0)
+
+
+def of_cell(
+    ranked: Ranked, result: CellResult, other: Observations | None, focus: Focus
+) -> Ranked | None:
+    """Wrong answers about the word or place that broke; first those that the other model has right."""
+    if focus.cell is None:
+        return None
+    name, rows = focus.cell(result)
+    inside = np.zeros(len(result.example_ids), bool)
+    inside[list(rows)] = True
+    wrong = np.asarray(result.values["correct"]) == 0
+    badness = np.where(inside & wrong, ranked.badness, -np.inf)
+    if other is not None:
+        right = by_row(other, other.values["correct"])
+        badness = badness + 1e6 * np.array([right[name] for name in result.example_ids])
+    return replace(
+        ranked, badness=badness, worst=f"wrong answers about {name}", among=int(inside.sum())
+    )
 
 
 BEHAVIOUR = ("accuracy", "equivalent", "coverage")
@@ -155,6 +222,7 @@ def evidence(
     reference: str,
     peek: Peek,
     rows: Callable[[Measurement], Sequence[Row]],
+    focus: Focus = Focus(),
 ) -> Evidence | None:
     """The worst prompts of a claim; None where nothing that it measured has any.
 
@@ -164,14 +232,15 @@ def evidence(
         reference: role of the model beside it.
         peek: known results.
         rows: the rows of a measurement.
+        focus: what the claim asks of them.
     """
-    for kind, rank in RANKINGS:
+    for kind, _ in RANKINGS:
         found = [
             (measurement, result, ranked)
             for measurement in asked
             if measurement.on == role and isinstance(measurement.request, kind)
             if (result := peek(measurement)) is not None
-            if (ranked := rank(measurement.request, result)) is not None
+            if (ranked := focused(measurement, result, reference, peek, focus)) is not None
             if np.isfinite(ranked.badness).any()
         ]
         if found:
@@ -179,6 +248,22 @@ def evidence(
             worse = max(found, key=lambda one: float(np.isfinite(one[2].badness).mean()))
             return shown(*worse, asked, reference, peek, rows)
     return None
+
+
+def focused(
+    measurement: Measurement, result: Observations, reference: str, peek: Peek, focus: Focus
+) -> Ranked | None:
+    """The rows of a result, ranked by what the claim asks."""
+    rank = next(rank for kind, rank in RANKINGS if isinstance(measurement.request, kind))
+    ranked = rank(measurement.request, result)
+    if ranked is None:
+        return None
+    if isinstance(result, CellResult):
+        return of_cell(ranked, result, other_result(measurement, reference, peek), focus)
+    if isinstance(measurement.request, Performance) and focus.against is not None:
+        other = other_result(measurement, focus.against, peek)
+        return ranked if other is None else of_change(ranked, result, other, focus)
+    return ranked
 
 
 def shown(
@@ -220,7 +305,8 @@ def shown(
         )
         for name in ids
     )
-    what = f"the worst {len(ids)} of {len(result.example_ids):,} prompts: {ranked.worst}"
+    count = len(result.example_ids) if ranked.among is None else ranked.among
+    what = f"the {ranked.most} {len(ids)} of {count:,} prompts: {ranked.worst}"
     measured = ranked.measured
     if "answer" not in result.texts and any(said.values()):
         measured += "; the words are the whole model's answer"

@@ -164,8 +164,8 @@ def members_beyond(
     ]
     more = f" and {len(beyond) - SHOWN_MEMBERS} more" if len(beyond) > SHOWN_MEMBERS else ""
     return (
-        f"{len(beyond)} of {len(names)} members differ from the accepted profile by more than {drift:g} "
-        f"(Holm-corrected): {'; '.join(shown)}{more}"
+        f"{len(beyond)} of {len(names)} heads and MLPs {'differs' if len(beyond) == 1 else 'differ'} from the "
+        f"accepted profile by more than {drift:g} (corrected for {len(names)} comparisons): {'; '.join(shown)}{more}"
     )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+MOST_ATOL = 0.1
+"""The largest ``atol`` that a spec may have (`fields.thresholds.Atol`)."""
+
 SURE = 3
 """Standard deviations by which a mean may move."""
 
@@ -19,7 +22,10 @@ def moves_score(row: float, n: int) -> float:
     return max(SURE * row / math.sqrt(n), 1 / n)
 
 
-def allowing(moves: float) -> float:
-    """The smallest number of one digit that is at least as large."""
+def advice(moves: float) -> str:
+    """What to do about a score that may move so far: the smallest ``atol`` of one digit that allows it."""
     digit = 10.0 ** math.floor(math.log10(moves))
-    return float(f"{math.ceil(moves / digit - 1e-9) * digit:.1g}")
+    allowing = float(f"{math.ceil(moves / digit - 1e-9) * digit:.1g}")
+    if allowing > MOST_ATOL:
+        return f"measure in float32, or on more rows (atol is at most {MOST_ATOL:g})"
+    return f"write atol: {allowing:g}"

@@ -25,7 +25,14 @@ def at_least(score: Score, threshold: float, what: str = "") -> Verdict:
     return within(score, threshold, math.inf, what)
 
 
-def within(score: Score, low: float, high: float, what: str = "", claimed: str = "") -> Verdict:
+def within(
+    score: Score,
+    low: float,
+    high: float,
+    what: str = "",
+    claimed: str = "",
+    difference: bool = False,
+) -> Verdict:
     """Pass if the whole interval lies in [low, high]; fail if it lies outside.
 
     Args:
@@ -35,6 +42,7 @@ def within(score: Score, low: float, high: float, what: str = "", claimed: str =
         what: the score in words, if its name does not fit.
         claimed: the threshold as a verb, where the spec has other words for it than at least, at
             most and between: ``drops at least 0.2``.
+        difference: whether the score is a difference that may be ``high`` at most in either direction.
     """
     threshold = claimed or spell(low, high)
     shown = f"{what or score.name} {show(score)}"
@@ -48,7 +56,10 @@ def within(score: Score, low: float, high: float, what: str = "", claimed: str =
     else:
         status, cause = "inconclusive", Cause.UNSETTLED
         verb = threshold if claimed else f"is {threshold}"
-        reason = f"{shown} does not show whether it {verb}; {settle(score, low, high)}"
+        open_ = f" does not show whether it {verb}"
+        if difference:
+            open_ = f": {either_way(lower, upper)}, and at most {high:g} is allowed"
+        reason = f"{shown}{open_}; {settle(score, low, high)}"
     judged = Judged(
         score, low if math.isfinite(low) else None, high if math.isfinite(high) else None
     )
@@ -66,7 +77,16 @@ def settle(score: Score, low: float, high: float) -> str:
             rows = max(rows, math.inf if distance < 1e-9 else score.n * (width / distance) ** 2)
     if not rows <= MOST_ROWS:
         return "no number of rows would decide, because the score lies on the threshold"
-    return f"about {round_up(max(rows, score.n + 1)):,} rows would decide (now {score.n:,})"
+    needed = round_up(max(rows, score.n + 1))
+    return f"about {needed:,} rows in all would decide (rows: in the spec, now {score.n:,})"
+
+
+def either_way(low: float, high: float) -> str:
+    """The interval of a difference without signs: ``between 0.013 and 0.025 lower``."""
+    least, most = sorted((abs(low), abs(high)))
+    if low < 0 < high:
+        return f"between {-low:.3f} lower and {high:.3f} higher"
+    return f"between {least:.3f} and {most:.3f} {'lower' if low < 0 else 'higher'}"
 
 
 def round_up(rows: float) -> int:
@@ -94,7 +114,24 @@ def spell(low: float, high: float) -> str:
 
 def show(score: Score) -> str:
     """The score with its interval: ``0.842 [0.807, 0.871]``."""
-    return f"{score.value:.3f} [{score.interval[0]:.3f}, {score.interval[1]:.3f}]"
+    return shown(score.value, score.interval)
+
+
+def shown(value: float, interval: tuple[float, float]) -> str:
+    """An estimate with its interval, in three decimals, or four where only these tell it from an end."""
+    low, high = interval
+    digits = decimals(3, 4, apart=(value, low, high))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def decimals(least: int, most: int, apart: tuple[float, float, float]) -> int:
+    """The fewest decimals with which an estimate differs from both ends of its interval; ``least`` where ``most``
+    do not tell them apart either, or an end is the estimate."""
+    value, *ends = apart
+    for digits in range(least, most + 1):
+        if all(end == value or round(end, digits) != round(value, digits) for end in ends):
+            return digits
+    return least
 
 
 ORDER: tuple[Status, ...] = ("error", "fail", "inconclusive", "pass", "skipped")

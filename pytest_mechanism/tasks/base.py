@@ -200,6 +200,10 @@ class Task(ABC, Generic[Settings_co]):
         """
         return {}
 
+    def cell_name(self, kind: str, name: str) -> str:
+        """One of the `cells` in a sentence; a family whose kind and word do not say which it is adds that."""
+        return f"{kind} {name}"
+
     # -- whole replies, for tasks that judge them
 
     def reply_is_right(self, prompt: Prompt, reply: str) -> bool:

@@ -48,7 +48,25 @@ def test_one_bad_word_fails_at_an_accuracy_that_stays_high() -> None:
     verdict = judge(range(3, 400, 10))
     assert (verdict.status, verdict.cause) == ("fail", "refuted")
     assert verdict.reason == (
-        "1 of 11 cells are below 0.7 (Bonferroni-corrected): label L3 0.43 of 70 rows"
+        "too often wrong about label L3: 0.429 [0.277, 0.595] right (70 rows); claimed: at least 0.7 "
+        "(corrected for 11 comparisons)"
+    )
+
+
+def test_the_word_that_broke_is_the_one_that_the_reason_names() -> None:
+    """Of two failing words the worse, with its rows, from which the examples come."""
+    words = {"rest": range(0, N, 2), "two": range(3, N, 10), "bad": range(5, N, 10)}
+    correct = np.ones(N)
+    correct[[*range(3, 400, 10), *range(5, 600, 10)]] = 0
+    made = tuple(Cell("label", name, tuple(rows)) for name, rows in words.items())
+    measure = measured({"CellPerformance": {"correct": correct, "cells": made}}, RESULTS)
+    claim = Coverage.model_validate({"kind": "coverage", "at_least": 0.7})
+    context = context_of(N)
+    name, rows = claim.broken(context, measure(claim.measurement(context)))
+    assert (name, rows) == ("label bad", tuple(words["bad"]))
+    assert (
+        "too often wrong about label bad: 0.143 [0.070, 0.270] right (70 rows); label two"
+        in claim.judge(context, measure).reason
     )
 
 
@@ -63,7 +81,9 @@ def test_a_word_in_few_rows_is_inconclusive_although_all_are_right() -> None:
     verdict = judge(cells={"rare": range(5), "often": range(5, N)})
     assert verdict.status == "inconclusive"
     assert "label rare" in verdict.reason
+    assert "worst of 3 labels and places, label rare: accuracy 1.000" in verdict.reason
     assert "it stands in 5 of 700 rows, about" in verdict.reason
+    assert verdict.reason.endswith(" rows in all would decide (rows: of the task)")
 
 
 def test_a_word_in_no_row_is_inconclusive_although_all_rows_are_right() -> None:

@@ -490,7 +490,7 @@ def test_a_red_minimality_names_the_heads_that_do_not_cost_the_threshold(
     red = verdict(0.2)
     assert red.status == "fail"
     assert red.reason.endswith(
-        "; heads without a significant cost of 0.2 (Holm-corrected for 8 heads): 0.2 of readers"
+        "; heads without a significant cost of 0.2 (corrected for 8 comparisons): 0.2 of readers"
     )
 
 

@@ -83,6 +83,24 @@ def test_log_probabilities_are_compared_in_nats() -> None:
     assert verdict.score.control.value == pytest.approx(np.log(1 / 7) - base.mean())
 
 
+@pytest.mark.parametrize(
+    ("of", "moved", "said"),
+    [
+        ("log_probability", -0.5, "ft is less sure of the right answers than base"),
+        ("log_probability", 0.5, "ft is more sure of the right answers than base"),
+        ("accuracy", -0.5, "ft answers fewer questions right than base"),
+    ],
+)
+def test_a_refuted_equivalence_says_what_differs(of: str, moved: float, said: str) -> None:
+    """Log-probabilities say nothing of how many answers are right; the sign says which model is ahead."""
+    base = np.linspace(-0.9, -0.6, N) if of == "log_probability" else np.ones(N)
+    now = base + moved if of == "log_probability" else np.arange(N) % 2
+    verdict = judged(base, now, 0.1, **({"of": of} if of == "log_probability" else {}))
+    claim = Equivalent.model_validate({"kind": "equivalent", "margin": 0.1, "of": of})
+    assert verdict.status == "fail"
+    assert claim.refuted(verdict) == said
+
+
 def test_a_reference_hardly_better_than_guessing_has_no_equal() -> None:
     """Within such a margin a model that guesses would be equivalent too."""
     base, _ = correct(np.random.default_rng(0), 0.3, 0.0)

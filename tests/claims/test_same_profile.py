@@ -65,7 +65,8 @@ def test_who_fell_silent_and_who_took_over_are_named() -> None:
     assert (verdict.status, verdict.cause) == ("fail", "refuted")
     lost, gained = verdict.reason.split(": ", 1)[1].split("; ")
     assert lost.startswith(
-        "head 2.0 of a fell silent towards the logits: 0.50 -> 0.00 of the answer's logit (change -0.50 ["
+        "head 2.0 of a fell silent towards the logits: 0.50 -> 0.00 of the whole prompt's effect on "
+        "the answer (change -0.50 ["
     )
     assert gained.startswith("head 2.3 (in no group) took over towards the logits: ")
 
@@ -89,7 +90,7 @@ def test_a_head_outside_may_do_no_more_than_is_allowed() -> None:
     """Even where both models agree: head 3.1 is in no group and does .3."""
     allowed, too_much = (judge(BEFORE, outside_at_most=x) for x in (0.4, 0.2))
     assert (allowed.status, too_much.status) == ("pass", "fail")
-    assert too_much.reason.startswith("head 3.1 (in no group) towards the logits: 0.300")
+    assert too_much.reason.startswith("head 3.1 (in no group) towards the logits: 0.")
 
 
 def test_a_member_outside_counts_by_what_it_may_do() -> None:
@@ -217,7 +218,7 @@ def test_a_new_checkpoint_that_leaves_the_accepted_profile_is_worse(spec: Any) -
     moved = entry(judge({**BEFORE, "2.0 logits": 0.42}), spec, "new")
     found = drift.compare(moved, accepted, tolerance)
     assert found.state == "worse"
-    assert "1 of 30 members differ from the accepted profile" in found.finding
+    assert "1 of 30 heads and MLPs differs from the accepted profile" in found.finding
     assert "2.0 at last -> the logits -0.08 (now -0.08, accepted +0.00)" in found.finding
     assert not drift.compare(entry(judge(BEFORE), spec, "new"), accepted, tolerance).red
 
@@ -277,12 +278,70 @@ def test_of_many_heads_the_strongest_and_the_named_are_patched_alone() -> None:
 
 
 def test_who_took_over_is_named_although_it_gained_less_than_the_margin() -> None:
-    """A loss of .3 went to four heads; the one that got most is named with it, and none that got nothing."""
+    """A loss of .3 went to four heads; the one that got most is named, apart from those beyond the margin, and none
+    that got nothing."""
     shared = {"2.1 logits": 0.09, "2.2 logits": 0.07, "2.3 logits": 0.07, "0.0 logits": 0.07}
     verdict = judge({**BEFORE, "2.0 logits": 0.2} | shared)
     lost, gained = verdict.reason.split(": ", 1)[1].split("; ")
     assert lost.startswith("head 2.0 of a does less towards the logits: 0.50 -> 0.20")
-    assert gained.startswith("head 2.1 (in no group) took over towards the logits: 0.00 -> 0.09")
+    assert gained.startswith(
+        "some of the work of head 2.0 moved to head 2.1 (in no group), not surely more than the margin: 0.00 -> 0.09"
+    )
+
+
+def test_the_list_has_as_many_members_as_it_counts() -> None:
+    """Four changed beyond the margin, and all four are listed; a sure gain of .004 is no work that moved."""
+    now = {"2.3 logits": 0.3, "2.1 logits": 0.004, "0.mlp logits": 0.3}
+    verdict = judge(now)
+    counted, listed = verdict.reason.split(": ", 1)
+    assert counted.startswith("5 of 30 heads and MLPs")
+    named = listed.split("; ")
+    assert [text for text in named if " 0.00 -> 0.00 " in text] == []
+    assert "1 more head or MLP changed" in named
+    assert len([text for text in named if " towards " in text]) == 4
+
+
+def test_the_score_that_is_not_the_first_in_the_list_is_told_apart() -> None:
+    """The judged change is that whose interval reaches farthest, of a noisy member that is not surely changed."""
+
+    def effects(request: Any, on: str) -> Mapping[str, Any]:
+        total = -8 + NOISE
+        of = BEFORE if on == "base" else {**BEFORE, "2.0 logits": 0.3}
+        columns = {
+            name: total * of.get(f"{name} {request.via or 'logits'}", 0.0)
+            for name in request.senders
+        }
+        if on == "ft" and request.via == "v" and "1.2" in columns:
+            columns["1.2"] = columns["1.2"] - 1.0 + 12 * NOISE[::-1]
+        return {"total": total} | columns
+
+    answers = {
+        "Performance": {"correct": (NOISE < 1).astype(float)},
+        "EffectProfile": effects,
+        "HeadMatching": NO_MATCH,
+    }
+    claim = SameProfile.model_validate({"kind": "same_profile"})
+    verdict = claim.judge(replace(context_of(N), role="pair"), measured(answers, RESULTS))
+    assert verdict.status == "fail"
+    assert verdict.reason.startswith(
+        "1 of 30 heads and MLPs changed by more than the margin (corrected for 30 comparisons): head 2.0 of a"
+    )
+    assert verdict.reason.endswith(
+        "; the score is the change of head 1.2 towards v of a, whose interval reaches farthest, itself not surely "
+        "beyond the margin"
+    )
+    assert "score" not in judge({**BEFORE, "2.0 logits": 0.0}).reason
+
+
+def test_a_head_that_a_group_names_at_another_position_keeps_its_group() -> None:
+    """Group b has head 1.1 at the object; what the head writes at the last position is told apart."""
+    verdict = judge({**BEFORE, "1.1 logits": 0.4})
+    (changed,) = [member for member in verdict.members if member.p < 0.05]
+    assert (changed.group, changed.elsewhere) == (None, "b")
+    assert (
+        f"head 1.1 of b (here at {changed.at}) is new towards the logits: 0.00 -> 0.40"
+        in verdict.reason
+    )
 
 
 def test_a_sentence_counts_what_it_leaves_out() -> None:

@@ -46,7 +46,7 @@ def test_the_first_line_says_who_does_the_work_now() -> None:
     first = conclusion(MOVED, LABELS, {})[0]
     assert first == (
         "head 2.1 of new now does what head 2.2 did in old: towards q of fetcher, head 2.2 went from 0.70 to 0.00 and "
-        "head 2.1 from 0.00 to 0.60 of the answer's logit"
+        "head 2.1 from 0.00 to 0.60 of the whole prompt's effect on the answer"
     )
 
 

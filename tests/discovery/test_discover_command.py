@@ -8,15 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from test_planted_lookup import SPEC as LOOKUP_SPEC
 
 from pytest_mechanism import cli
 from pytest_mechanism.checkpoints.reference import ZOO
+from pytest_mechanism.claims.needed_heads import parts_of
 from pytest_mechanism.commands.discover import Search
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.spec.load import load
+from recipes import planted_lookup
 
 SPEC = """mechanism: 1
 circuit: planted
@@ -36,12 +39,37 @@ PLANTED = {
     "object_reader": [(0, 1)],
 }
 
+LOOKED_UP = {
+    "lookup": [(planted_lookup.LOOKUP, "mlp", "last")],
+    "fetcher": [planted_lookup.FETCHER],
+}
 
-def discover(folder: Path, model: str) -> subprocess.Popen[str]:
-    (folder / "planted.yaml").write_text(SPEC)
-    command = [sys.executable, "-m", "pytest_mechanism.cli", "discover", "planted.yaml"]
+
+KILLED = """
+import os, signal, sys
+from pytest_mechanism import cli
+from pytest_mechanism.runner.store import Store
+put, left = Store.put, int(sys.argv.pop(1))
+def put_and_die(store, key, result):
+    global left
+    put(store, key, result)
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+Store.put = put_and_die
+sys.exit(cli.main())
+"""
+"""The command line in a process that kills itself when it has stored so many measurements."""
+
+
+def discover(
+    folder: Path, model: str, spec: str = SPEC, store: str = "store", killed_after: int = 0
+) -> subprocess.Popen[str]:
+    (folder / "planted.yaml").write_text(spec)
+    program = ["-c", KILLED, str(killed_after)] if killed_after else ["-m", "pytest_mechanism.cli"]
+    command = [sys.executable, *program, "discover", "planted.yaml", "--model", model]
     return subprocess.Popen(
-        [*command, "--model", model, "--store", "store", "--out", "found.yaml"],
+        [*command, "--store", store, "--out", f"{store}.yaml"],
         cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -54,40 +82,54 @@ def stored(folder: Path) -> set[str]:
     return {path.name for path in (folder / "store").glob("*.measurement")}
 
 
-def test_a_killed_search_goes_on_where_it_was_and_finds_the_planted_circuit(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("spec", "members", "killed_after"),
+    [(SPEC, PLANTED, 3), (LOOKUP_SPEC, LOOKED_UP, 4)],
+    ids=["heads", "heads and MLPs"],
+)
+def test_a_killed_search_goes_on_where_it_was_and_writes_the_same_spec(
+    tmp_path: Path, spec: str, members: dict[str, list[object]], killed_after: int
 ) -> None:
-    """SIGKILL in the middle, the same command again: nothing is measured twice, and the heads are
-    exactly the planted ones."""
-    first = discover(tmp_path, "zoo:planted_label")
-    patience = time.monotonic() + 300
-    while len(stored(tmp_path)) < 3 and first.poll() is None and time.monotonic() < patience:
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    """SIGKILL, the same command again: nothing is measured twice, the members are exactly the planted ones,
+    and the spec is that of a search without interruption."""
+    model = "zoo:planted_label"
+    if spec is LOOKUP_SPEC:
+        planted_lookup.make("lookup", tmp_path)
+        model = str(tmp_path / "lookup")
+    first = discover(tmp_path, model, spec, killed_after=killed_after)
+    _, err = first.communicate()
+    assert first.returncode == -signal.SIGKILL, err
     before = stored(tmp_path)
-    assert len(before) >= 3
-    assert not (tmp_path / "found.yaml").exists()
+    assert len(before) == killed_after
+    assert not (tmp_path / "store.yaml").exists()
 
-    second = discover(tmp_path, "zoo:planted_label")
+    second = discover(tmp_path, model, spec)
     _, err = second.communicate()
 
     assert second.returncode == 0, err
     made, taken = map(int, re.findall(r"(\d+) measurements made, (\d+) taken", err)[0])
-    assert taken == len(before)
+    assert taken == killed_after
     assert made == len(stored(tmp_path) - before) > 0
-    groups = load(tmp_path / "found.yaml").groups
-    assert {name: group.members() for name, group in groups.items()} == PLANTED
+    groups = load(tmp_path / "store.yaml").groups
+    assert {
+        name: parts_of(group) for name, group in groups.items() if isinstance(group, Group)
+    } == members
+
+    whole = discover(tmp_path, model, spec, store="whole")
+    _, err = whole.communicate()
+    assert whole.returncode == 0, err
+    assert {path.name for path in (tmp_path / "whole").glob("*.measurement")} == stored(tmp_path)
+    assert (tmp_path / "whole.yaml").read_text() == (tmp_path / "store.yaml").read_text()
 
 
 def test_an_existing_spec_is_not_overwritten(tmp_path: Path) -> None:
     """Unless asked to; nothing is measured before that is known."""
-    (tmp_path / "found.yaml").write_text("mine")
+    (tmp_path / "store.yaml").write_text("mine")
     run = discover(tmp_path, "zoo:planted_label")
     _, err = run.communicate()
     assert run.returncode == 2
-    assert "found.yaml exists already; --force overwrites it" in err
-    assert (tmp_path / "found.yaml").read_text() == "mine"
+    assert "store.yaml exists already; --force overwrites it" in err
+    assert (tmp_path / "store.yaml").read_text() == "mine"
 
 
 def test_a_spec_that_could_not_be_written_is_said_before_the_search(
@@ -131,4 +173,4 @@ def test_on_random_weights_nothing_is_found_and_it_says_so(
     _, err = run.communicate()
     assert run.returncode == 1
     assert "answers no better than chance, so there is no circuit to find" in err
-    assert not (tmp_path / "found.yaml").exists()
+    assert not (tmp_path / "store.yaml").exists()

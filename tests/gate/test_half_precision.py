@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.statistics.rounding import allowing, moves_score
+from pytest_mechanism.statistics.rounding import advice, moves_score
 
 SPEC = """mechanism: 1
 circuit: halves
@@ -40,8 +40,8 @@ def test_a_score_in_bfloat16_comes_with_its_rounding(tmp_path: Path) -> None:
     """How much batch and engine move a row, also when the score comes from the store; and the ``atol`` that allows
     it, if the claim's is too small. Another batch size is another measurement."""
     first, measured = notes(tmp_path, "1e-6", "--mechanism-dtype=bfloat16")
-    again, stored = notes(tmp_path, "0.5", "--mechanism-dtype=bfloat16")
-    _, other = notes(tmp_path, "0.5", "--mechanism-dtype=bfloat16", "--mechanism-batch-size=7")
+    again, stored = notes(tmp_path, "0.1", "--mechanism-dtype=bfloat16")
+    _, other = notes(tmp_path, "0.1", "--mechanism-dtype=bfloat16", "--mechanism-batch-size=7")
     assert (measured["done"], stored["done"], other["done"]) == (1, 0, 1)
     assert len(first) == 2
     assert again == first[:1]
@@ -60,7 +60,10 @@ def test_float32_has_no_such_note(tmp_path: Path) -> None:
 
 
 def test_what_is_allowed_covers_what_moves() -> None:
-    """Three standard deviations of a mean, or one row that flips; rounded up to one digit."""
+    """Three standard deviations of a mean, or one row that flips; rounded up to one digit. No spec may allow more
+    than 0.1."""
     assert moves_score(0.1, 900) == 0.1 * 3 / 30
     assert moves_score(0.0, 50) == 0.02
-    assert [allowing(x) for x in (0.0123, 0.02, 0.0801, 0.95)] == [0.02, 0.02, 0.09, 1.0]
+    written = [advice(moves) for moves in (0.0123, 0.02, 0.0801, 0.1)]
+    assert written == [f"write atol: {atol}" for atol in (0.02, 0.02, 0.09, 0.1)]
+    assert advice(0.11) == "measure in float32, or on more rows (atol is at most 0.1)"

@@ -258,8 +258,8 @@ def test_better_passes_and_is_reported(accepted):
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(
         [
-            "1 scores are better than their baselines by more than the tolerance; --snapshot-update "
-            "raises the baselines"
+            "1 score is better than its baseline by more than the tolerance; --snapshot-update "
+            "raises the baseline"
         ]
     )
 

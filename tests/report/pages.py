@@ -67,7 +67,7 @@ class StubClaim(SimpleNamespace):
 def stub_claim(kind: str, if_red: str) -> Any:
     """A claim without fields."""
     return StubClaim(
-        kind=kind, if_red=if_red, models=lambda role: (role,), severity="block", needs_groups=False,
+        kind=kind, refuted=lambda _: if_red, models=lambda role: (role,), severity="block", needs_groups=False,
         references=lambda: (), thresholds=(), added_later=(), model_dump=lambda **_: {},
     )  # fmt: skip
 

@@ -112,19 +112,37 @@ def test_scores_are_offered_for_acceptance_only_where_nothing_else_is_wrong() ->
     assert ["--snapshot-update" in step for step in steps] == [False, True]
 
 
+def test_a_claim_is_accepted_on_all_its_models_at_once() -> None:
+    """By its name without a role, named once."""
+    new = claim("other", verdict="fail", cause=Cause.NOT_ACCEPTED)
+    step = conclude(report(*SOLVES, new, replace(new, role="base"))).next_steps[0]
+    assert step.split()[1] == f"{new.spec}::other"
+
+
+def test_words_that_a_model_gets_wrong_are_named_beside_its_accuracy() -> None:
+    """Even where their claim is undecided: the average hides them."""
+    words = claim("words", kind="coverage", verdict="inconclusive", cause=Cause.UNSETTLED,
+                  reason="worst of 9 labels and places, label A: accuracy 0.390 [0.207, 0.608] does not show whether")  # fmt: skip
+    conclusion = conclude(report(claim("solves", verdict="fail"), words))
+    assert (
+        conclusion.sentences[1]
+        == "Look first at label A: accuracy 0.390 [0.207, 0.608], too few rows to be sure."
+    )
+
+
 def test_a_broken_mechanism_is_named_by_its_heads() -> None:
     """Accuracy first, then how many claims are red, then the head that changed most."""
     member = MemberChange(
         "2.2", "last", "q of reader", "sender", 0.7, 0.0, -0.7, (-0.8, -0.6), 0.02, 0.0
     )
-    line = "head 2.2 of sender fell silent towards q of reader: 0.70 -> 0.00 of the answer's logit (change -0.70)"
+    line = "head 2.2 of sender fell silent towards q of reader: 0.70 -> 0.00"
     red = replace(BROKEN, located=Located((line,), (member,), 1.0))
     conclusion = conclude(report(*SOLVES, red))
     assert conclusion.state == "broken"
     assert conclusion.sentences == (
         "Accuracy is fine (0.96, base 0.70).",
         "The mechanism changed: 1 of 3 claims broke.",
-        "Head 2.2 of sender fell silent towards q of reader (0.70 -> 0.00 of the answer's logit).",
+        "Head 2.2 of sender fell silent towards q of reader (0.70 -> 0.00 of the whole prompt's effect on the answer).",
     )
 
 
@@ -149,6 +167,35 @@ def test_a_spec_that_the_base_model_does_not_meet() -> None:
     )
 
 
+def test_a_base_model_that_does_not_do_the_task() -> None:
+    """The conclusion asks for its checkpoint, and the next command does not search it for heads."""
+    foreign = claim("solves", "base", "fail", cause=Cause.REFERENCE_FAILS)
+    conclusion = conclude(report(foreign))
+    assert conclusion.sentences[1] == (
+        "The base model itself does not do the task (0.1 is low): is base the checkpoint that you mean?"
+    )
+    assert conclusion.next_steps[0].startswith("pytest-mechanism doctor ")
+
+
+def test_a_spec_that_is_only_undecided_on_the_base_model() -> None:
+    """Nothing says that it does not hold, and the reason says how many rows would decide."""
+    open_question = claim("solves", "base", "inconclusive", cause=Cause.REFERENCE_FAILS)
+    conclusion = conclude(report(open_question))
+    assert conclusion.sentences == (
+        "This spec is not shown to hold on your base model (solves undecided): no conclusion about the candidate.",
+        "First, solves on base: 0.1 is low.",
+    )
+    assert conclusion.next_steps == (f"pytest {open_question.id} --model-pair base,ft -v",)
+
+
+def test_weights_that_changed_do_not_hide_what_broke() -> None:
+    """The sentence about the first red claim comes before the one about weights."""
+    weights = Located(("weights changed throughout",), (), 1.0)
+    red = claim("refuses", verdict="fail", kind="suppression_holds", order=10, located=weights)
+    sentences = conclude(report(*SOLVES, red)).sentences
+    assert sentences[2] == "First, refuses on ft: it broke (0.1 is low)."
+
+
 def test_an_undecided_claim_is_no_broken_one() -> None:
     """The conclusion says neither that something broke nor that it is intact."""
     open_question = replace(BROKEN, verdict="inconclusive", cause=Cause.UNSETTLED)
@@ -162,7 +209,7 @@ def test_an_undecided_claim_is_no_broken_one() -> None:
     [
         (Cause.FELL_BEHIND, "significantly worse than their baselines"),
         (Cause.MOVED, "not the model"),
-        (Cause.NOT_ACCEPTED, "requires accepted scores"),
+        (Cause.NOT_ACCEPTED, "Nothing broke: every threshold holds. 1 claim has no accepted score"),
     ],
 )
 def test_a_claim_that_only_its_baseline_makes_red(cause: Cause, said: str) -> None:
@@ -179,3 +226,67 @@ def test_a_model_at_chance_has_no_mechanism() -> None:
     )
     conclusion = conclude(report(*SOLVES, guessing))
     assert (conclusion.state, "ft does not solve it" in conclusion.text) == ("accuracy", True)
+
+
+OPEN = replace(BROKEN, id="w.yaml::as_sure::pair", verdict="inconclusive", cause=Cause.UNSETTLED)
+FISH = "too often wrong about object fish: 0.15 [0.03, 0.50] right (26 rows); claimed: at least 0.5"
+COVERAGE = claim("every_object", verdict="fail", kind="coverage", order=10, reason=FISH)
+LESS_SURE = replace(
+    claim("as_sure", "pair", "fail", kind="equivalent", reason="-0.120 [-0.145, -0.098]"),
+    rows=(Row("fail", None, "log-probability of ft minus that of base", -0.12, None, 9, "", low=-0.02),),
+)  # fmt: skip
+
+
+def test_every_other_red_claim_is_counted_by_what_became_of_it() -> None:
+    """Two more broke, one of them about accuracy too; one is undecided, one fell behind its baseline."""
+    behind = replace(BROKEN, cause=Cause.FELL_BEHIND)
+    reds = (LESS_SURE, claim("solves", verdict="fail"), COVERAGE, OPEN, behind)
+    assert conclude(report(*reds)).sentences[0] == (
+        "Accuracy is not as claimed: 0.1 is low; it is too often wrong about object fish. 2 more claims broke, "
+        "1 more is undecided, 1 more is red by its baseline alone; they may follow from it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("red", "said"),
+    [
+        (LESS_SURE, "The candidate is less sure of the right answers: -0.120 [-0.145, -0.098]."),
+        (COVERAGE, f"The candidate is {FISH}."),
+    ],
+)
+def test_a_candidate_whose_accuracy_holds_does_the_task_no_less_well(
+    red: ClaimResult, said: str
+) -> None:
+    """It is less sure, or wrong about a word that the sentence names."""
+    assert conclude(report(*SOLVES, red)).text == said
+
+
+def test_the_next_step_is_about_the_spec_of_the_broken_claim() -> None:
+    """An undecided claim of another spec comes first in the order of explanations."""
+    first = replace(OPEN, order=0)
+    conclusion = conclude(report(*SOLVES, replace(BROKEN, located=Located((), (), 1.0)), first))
+    assert conclusion.reds[0] == first.id
+    assert [step.split()[:3] for step in conclusion.next_steps] == [
+        ["pytest-mechanism", "show", "c.yaml"],
+        ["pytest", BROKEN.id, "--model-pair"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "red", "said"),
+    [
+        ("zoo:ft", LESS_SURE, "The candidate (ft = ./new) is less sure of "),
+        ("./models/ft", BROKEN, "Accuracy is fine"),
+        ("zoo:base", LESS_SURE, "The candidate is less sure of "),
+    ],
+)
+def test_the_candidate_is_named_where_the_base_is_called_ft(
+    base: str, red: ClaimResult, said: str
+) -> None:
+    """Roles and files share their names."""
+    run = report(*SOLVES, red)
+    paths = {"base": base, "ft": "./new"}
+    files = {role: replace(entry, reference=paths[role]) for role, entry in run.checkpoints.items()}
+    text = conclude(replace(run, checkpoints=files)).text
+    assert said in text
+    assert ("ft = ./new" in text) == (base != "zoo:base")

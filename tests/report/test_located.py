@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mechanism.measurements.member_weights import MemberWeightResult
+from pytest_mechanism.measurements.member_weights import ChangedRows, MemberWeightResult
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.from_json import result_from
 from pytest_mechanism.report.json_file import claim_data
@@ -101,7 +101,7 @@ NOWHERE = "and nowhere else"
          f"weights changed in head 2.2 (30.0% of its norm), head 2.1 (150.0%), {NOWHERE}"),
         (weights(embed=0.01), (), True, f"weights changed in embed (1.0% of its norm), {NOWHERE}"),
         (weights(**{f"h1_{p}": 0.1 for p in (0, 1, 2, 3, "mlp")}), (), True,
-         f"weights changed in layer 1 (10.0% of its norm), {NOWHERE}"),
+         f"weights changed in the attention and the MLP of layer 1 (10.0% of its norm), {NOWHERE}"),
         (weights(0.002, h2_2=0.5), (), True, "weights changed most in head 2.2 (50.0% of its norm); "
          "the median of the 15 heads and MLPs is 0.2%"),
         (weights(0.1, h2_2=0.5), (), False, "weights changed throughout, the median of the 15 heads and MLPs by "
@@ -116,7 +116,39 @@ def test_weights_of_few_parts_that_changed_stand_out(
     result: MemberWeightResult, found: tuple[MemberChange, ...], first: bool, sentence: str
 ) -> None:
     """A part stands out if its weights changed by ten times the median; of several, one that lost work is first."""
-    assert about_weights(result, found) == (first, sentence)
+    said = about_weights(result, found)
+    assert (said.first, said.line) == (first, sentence)
+
+
+def test_the_one_edited_head_comes_first_with_its_own_work() -> None:
+    """Although the MLP that reads from it lost more: its weights are the only ones that changed."""
+    mlp = replace(MEMBER, member="3.mlp", group=None, change=-0.8, readers="the logits")
+    found = with_weights(Located(("...",), (mlp, MEMBER), 1.0), weights(h2_2=0.518), 1.0)
+    line = (
+        "head 2.2 of sender was changed (51.8% of its norm, nowhere else) and fell silent towards q of fetcher: 0.70 "
+        "-> 0.00 of the whole prompt's effect on the answer; the work of 1 more changed with it"
+    )
+    assert found is not None
+    assert (found.lines[0], found.edited) == (line, ("2.2",))
+    assert first_member([replace(RED, located=found)]) == [f"H{line[1:]}."]
+    both = with_weights(Located(("...",), (mlp, MEMBER), 1.0), weights(h2_2=0.5, h2_3=0.4), 1.0)
+    (sentence,) = first_member([replace(RED, located=both)])
+    assert sentence.startswith(
+        "Weights changed in head 2.2 (50.0% of its norm), head 2.3 (40.0%), and nowhere else; "
+    )
+    assert (
+        "nowhere else; head 2.2 of sender fell silent towards q of fetcher (0.70 -> 0.00"
+        in sentence
+    )
+
+
+def test_words_whose_rows_changed_are_named() -> None:
+    """At most three, escaped, and the others counted."""
+    rows = (ChangedRows("embed", "output", 5, ("fish", "\x1b[2J", "pot")),)
+    result = replace(weights(embed=0.05), rows=rows)
+    assert about_weights(result).line == (
+        f"weights changed in the output rows of the words fish, \\x1b[2J, pot and 2 more (5.0% of its norm), {NOWHERE}"
+    )
 
 
 def test_weights_come_first_only_where_they_stand_out() -> None:

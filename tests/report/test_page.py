@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pages import HOSTILE, claim, html_of, report_of
 
+from pytest_mechanism.causes import Cause
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.report.history.folder import HistoryFolder
@@ -21,6 +22,7 @@ from pytest_mechanism.report.page.html_page import rendered
 from pytest_mechanism.report.page.intervals import MARGIN, WIDTH, drawing
 from pytest_mechanism.report.page.prose import blocks, kind_page
 from pytest_mechanism.report.page.sparks import MOST, sparks
+from pytest_mechanism.report.page.view import how_sure
 
 
 class Elements(HTMLParser):
@@ -97,6 +99,14 @@ def test_a_green_run_is_green_and_a_red_one_never() -> None:
     assert outcome(exit_code=0, reasons=("x",)) == "Red"
     assert outcome(exit_code=0, errors=("x",)) == "Red"
     assert outcome(exit_code=2) == "Red"
+
+
+def test_a_run_that_only_lacks_accepted_scores_says_how_sure_that_is() -> None:
+    """It is counted apart from refuted claims."""
+    new = claim(cause=Cause.NOT_ACCEPTED)
+    assert how_sure([new, claim()])[1:] == (
+        "1 claim is red only because of the accepted scores: behind them, moved away from them, or without one.",
+    )
 
 
 def test_lines_about_members_are_shown_once() -> None:

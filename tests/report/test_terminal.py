@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.report.examples import example_lines
+from pytest_mechanism.report.failure import block, compared
 from pytest_mechanism.report.markdown import markdown
 from pytest_mechanism.report.run_report import ClaimResult, Note, Row
-from pytest_mechanism.report.terminal import notes, table
+from pytest_mechanism.report.table import narrow_cells
+from pytest_mechanism.report.terminal import TerminalSection, notes, table
+from pytest_mechanism.types import Evidence, Example, Score
 
 
 def result(file: str, circuit: str = "ioi", **fields: Any) -> ClaimResult:
@@ -51,6 +59,24 @@ def test_rows_of_circuits_of_one_name_are_told_apart_by_their_file() -> None:
     assert claims(first, result("y/a.yaml")) == ["ioi.good (x/a.yaml)", "ioi.good (y/a.yaml)"]
 
 
+def test_a_further_score_of_a_claim_has_its_own_name_in_a_narrow_table() -> None:
+    """The claim's name would not say what the second number is."""
+    one = result("circuits/a.yaml")
+    other = replace(one.rows[0], name="accuracy, ft minus base")
+    lines = narrow_cells([replace(one, rows=(one.rows[0], other))], 80)
+    text = [rest.strip() for _, rest in lines]
+    assert text[0].startswith("good base")
+    assert text[1].startswith("accuracy, ft minus base")
+    assert sum("0.500 [0.400, 0.600]" in line for line in text) == 2
+
+
+def test_a_paired_difference_names_both_models_once() -> None:
+    """A claim about one role says which role is compared; one about a pair names both itself."""
+    assert compared("accuracy minus that of base", "ft") == "accuracy, ft minus base"
+    both = "log-probability of ft minus that of base"
+    assert compared(both, "pair") == "log-probability, ft minus base"
+
+
 def test_sentences_name_the_file_where_the_table_does() -> None:
     """Sentences about a circuit whose name several specs share; a note about a model appears once."""
     passed = result("a.yaml")
@@ -69,3 +95,58 @@ def test_skips_are_left_to_pytest_where_it_lists_them() -> None:
     skipped = result("a.yaml", verdict="skipped", reason="another shape", notes=())
     assert notes([skipped]) == ["1 skipped (ioi): another shape"]
     assert notes([skipped], skips=False) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline", "last"),
+    [
+        ("accuracy", 0.98, "  and 0.222 below the baseline 0.980"),
+        ("accuracy minus that of base", 0.0, None),
+        ("accuracy minus that of base", 0.1, "  and 0.222 below the baseline 0.100"),
+    ],
+)
+def test_the_baseline_of_a_difference_is_left_out_where_it_is_zero(
+    name: str, baseline: float, last: str | None
+) -> None:
+    """The line above says how far from 0.000 the difference is."""
+    measured = Score(name, 0.5, (0.4, 0.6), 0.95, 100, 100, 0.1, "", "higher")
+    red = result("a.yaml", verdict="fail", cause=Cause.REFUTED, reason="low", scores=(measured,))
+    lines = block(replace(red, drift_state="worse", drift=-0.222, baseline=baseline))
+    assert [line for line in lines if "the baseline" in line] == ([last] if last else [])
+
+
+def test_the_count_of_claims_that_hold_tells_broken_from_undecided() -> None:
+    """In place of the table, at 80 columns."""
+    reds = [
+        result("a.yaml", verdict="fail", cause=Cause.REFUTED),
+        result("a.yaml", verdict="fail", cause=Cause.REFUTED),
+        result("b.yaml", verdict="inconclusive", cause=Cause.UNSETTLED),
+        result("b.yaml", verdict="error", cause=Cause.NOT_JUDGED),
+    ]
+    written: list[str] = []
+    terminal: Any = SimpleNamespace(write_line=lambda line, **_: written.append(line))
+    TerminalSection(terminal).write_table([*reds, result("a.yaml")])
+    assert " ".join(map(str.strip, written)) == (
+        "1 of 5 claims hold: 2 broke, 1 is undecided, 1 was not judged; -v lists every score"
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [((-10.0, -0.0081), "(-10.000), ft: (-0.008)"), ((1.0, 0.0), "(1), ft: (0)")],
+)
+def test_numbers_of_prompts_have_the_same_decimals(
+    numbers: tuple[float, float], shown: str
+) -> None:
+    """None, where all are whole."""
+    values = dict(zip(("base", "ft"), numbers, strict=True))
+    example = Example("row", "a prompt", "x", {"base": "y", "ft": "y"}, values)
+    line = example_lines(Evidence("what", "measured", (example,)))[1]
+    assert line.replace("y (", "(").endswith(shown)
+
+
+def test_one_better_score_is_told_in_the_singular() -> None:
+    """And two in the plural."""
+    better = result("a.yaml", drift_state="better")
+    assert notes([better])[-1].startswith("1 score is better than its baseline by more than ")
+    assert notes([better, better])[-1].startswith("2 scores are better than their baselines by ")

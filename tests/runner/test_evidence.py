@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from pytest_mechanism.claims.circuits import CIRCUIT
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.cells import Cell, CellPerformance, CellResult
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.measurements.request import Request
-from pytest_mechanism.runner.evidence import evidence
+from pytest_mechanism.report.examples import example_line, example_lines
+from pytest_mechanism.runner.evidence import Focus, evidence
 from pytest_mechanism.tasks.base import Prompt, Row
-from pytest_mechanism.types import Evidence, Observations
+from pytest_mechanism.types import Evidence, Example, Observations
 
 IDS = tuple(f"r{i}" for i in range(5))
 ROWS = [
@@ -31,11 +34,18 @@ def result(said: str | None = "answer", **columns: list[float]) -> Observations:
     return Observations(IDS, IDS, values, texts=texts)
 
 
-def found(asked: list[Request], known: Known, role: str = "ft") -> Evidence | None:
+ALL = Focus()
+
+
+def found(
+    asked: list[Request], known: Known, role: str = "ft", focus: Focus = ALL
+) -> Evidence | None:
     measurements = [Measurement(request, role, "task") for request in asked]
-    return evidence(
-        measurements, role, "base", lambda m: known.get((type(m.request), m.on)), lambda _: ROWS
-    )
+
+    def peek(measurement: Measurement) -> Observations | None:
+        return known.get((type(measurement.request), measurement.on))
+
+    return evidence(measurements, role, "base", peek, lambda _: ROWS, focus)
 
 
 PERFORMANCE = Performance(rows=5, stream="rows")
@@ -53,6 +63,53 @@ def test_the_worst_prompts_of_an_accuracy() -> None:
     assert (first.prompt, first.expected) == ("Box 2 holds the", "a2")
     assert first.answers == {"base": "answer 2", "ft": "answer 2"}
     assert first.numbers == {"base": -0.1, "ft": -9.0}
+
+
+def test_two_models_are_compared_by_what_changed_between_them() -> None:
+    """The worst row of both models is no example of a change; of log-probabilities, the largest loss comes first."""
+    ft = result(correct=[0, 0, 1, 1, 1], log_probability=[-8.4, -3.0, -0.1, -0.9, -0.2])
+    base = result(correct=[0, 1, 1, 1, 1], log_probability=[-8.4, -0.1, -0.2, -0.1, -0.1])
+    known: Known = {(Performance, "ft"): ft, (Performance, "base"): base}
+    shown = found([PERFORMANCE], known, focus=Focus("base", by_accuracy=False))
+    assert shown is not None
+    assert [example.id for example in shown.examples] == ["r1", "r3", "r4"]
+    assert shown.what == "the most changed 3 of 5 prompts: the right answer became less likely"
+    by_accuracy = found([PERFORMANCE], known, focus=Focus("base"))
+    assert by_accuracy is not None
+    assert [example.id for example in by_accuracy.examples] == ["r1"]  # its answer changed
+    same: Known = {(Performance, "ft"): base, (Performance, "base"): base}
+    assert found([PERFORMANCE], same, focus=Focus("base")) is None
+
+
+def test_a_word_that_broke_is_shown_by_its_own_rows() -> None:
+    """Its wrong answers alone; one that the other model has right before one that it has wrong too."""
+    ft = result(correct=[0, 0, 1, 0, 0], log_probability=[-9.0, -5, -0.1, -3, -9])
+    base = result(correct=[0, 0, 1, 1, 1], log_probability=[-9.0, -5, -0.1, -0.1, -0.1])
+    cells = (Cell("object", "fish", (1, 2, 3)), Cell("object", "pot", (0, 4)))
+    known: Known = {
+        (CellPerformance, on): CellResult(IDS, IDS, seen.values, cells, texts=seen.texts)
+        for on, seen in (("ft", ft), ("base", base))
+    }
+    focus = Focus(cell=lambda of: ("object fish", of.cells[0].rows))
+    shown = found([CellPerformance(rows=5, stream="rows")], known, focus=focus)
+    assert shown is not None
+    assert [example.id for example in shown.examples] == ["r3", "r1"]
+    assert shown.what == "the worst 2 of 3 prompts: wrong answers about object fish"
+    assert shown.examples[0].numbers == {"base": -0.1, "ft": -3.0}
+
+
+def test_a_long_prompt_keeps_the_part_that_names_the_answer() -> None:
+    """The first prompt in two lines where it fits; of others the end, and the clause with the answer."""
+    boxes = "".join(f"the thing{i} is in Box {i}, " for i in range(9))
+    prompt = f"The flower is now in Box F, {boxes}the rose is still in Box R. Box F contains the"
+    example = Example("r", prompt, "flower", {"ft": "pot"}, {})
+    assert example_line(example, 3) == (
+        '  "The flower is now in Box F ...rose is still in Box R. Box F contains the" wants flower; ft: pot'
+    )
+    short = replace(example, prompt=prompt[-140:])
+    first, second = example_lines(Evidence("w", "m", (short, short)))[1:]
+    assert prompt[-140:].strip() in first
+    assert len(second) < len(first)
 
 
 def test_a_result_of_an_older_version_has_no_answers() -> None:

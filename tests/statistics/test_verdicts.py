@@ -76,7 +76,7 @@ def test_an_inconclusive_verdict_says_how_many_rows_would_settle_it() -> None:
     result = verdicts.at_least(score(0.65, 0.55, 0.75), 0.6)
     assert result.reason == (
         "accuracy 0.650 [0.550, 0.750] does not show whether it is at least 0.6; "
-        "about 2,000 rows would decide (now 500)"
+        "about 2,000 rows in all would decide (rows: in the spec, now 500)"
     )
     result = verdicts.within(score(-0.2, -0.3, -0.1), -INF, -0.15, claimed="drops at least 0.15")
     assert result.threshold == "drops at least 0.15"
@@ -280,3 +280,32 @@ def test_a_model_exactly_at_the_margin_passes_in_at_most_one_run_of_twenty(
         judged = score(result.value, *result.interval)
         passed += verdicts.within(judged, low, high).status == "pass"
     assert passed / SAMPLES <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((-0.025, -0.013), ": between 0.013 and 0.025 lower, and at most 0.02 is allowed; about "),
+        ((0.013, 0.025), ": between 0.013 and 0.025 higher, and at most 0.02 is allowed; about "),
+        ((-0.021, 0.003), ": between 0.021 lower and 0.003 higher, and at most 0.02 is allowed; "),
+    ],
+)
+def test_an_open_difference_is_told_without_signs(interval: tuple[float, float], said: str) -> None:
+    """Below zero, above it and around it; the threshold is of its size."""
+    found = score(sum(interval) / 2, *interval, 100)
+    claimed = "differs by at most 0.02"
+    assert said in verdicts.within(found, -0.02, 0.02, claimed=claimed, difference=True).reason
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.9, 0.95), "0.923 [0.900, 0.950]"),
+        ((0.9226, 0.95), "0.9230 [0.9226, 0.9500]"),  # three decimals make one end the estimate
+        ((0.92299, 0.92301), "0.923 [0.923, 0.923]"),  # and so do four
+        ((0.923, 0.95), "0.923 [0.923, 0.950]"),  # the end is the estimate
+    ],
+)
+def test_an_interval_ends_beside_its_estimate(interval: tuple[float, float], said: str) -> None:
+    """One more decimal, where that tells the estimate from the end."""
+    assert verdicts.shown(0.923, interval) == said

@@ -36,6 +36,16 @@ def test_a_question_about_a_box_depends_on_its_words_and_on_the_other_labels() -
     }
 
 
+def test_a_place_is_told_by_its_box() -> None:
+    """Places count from 0, and a reader from 1; two labels are told as labels."""
+    names = [("place", "2"), ("pair of labels", "F and K"), ("object", "fish")]
+    assert [task(20, 7).cell_name(kind, name) for kind, name in names] == [
+        "place 2 (box 3 of 7 in the prompt)",
+        "labels F and K",
+        "object fish",
+    ]
+
+
 def test_every_row_has_one_cell_of_each_kind_and_six_pairs() -> None:
     """Of seven boxes."""
     found = by_word(task(140, 7), AnyWord(), task(140, 7).rows(AnyWord(), 140))

@@ -25,10 +25,11 @@ def measure(
     asked = Performance(rows=request.rows, stream=request.stream)
     found = performance.measure(context, asked, inputs)
     rows = context.task.rows(context.vocabulary, request.rows, request.stream)
-    values = {name: found.values[name] for name in ("correct", "elsewhere") if name in found.values}
+    kept = ("correct", "elsewhere", "log_probability")
+    values = {name: found.values[name] for name in kept if name in found.values}
     cells = tuple(
         Cell(kind, name, tuple(places))
         for kind, words in by_word(context.task, context.vocabulary, rows).items()
         for name, places in words.items()
     )
-    return CellResult(found.example_ids, found.clusters, values, cells=cells)
+    return CellResult(found.example_ids, found.clusters, values, cells, texts=found.texts)

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from pytest_mechanism.measurements.member_weights import (
+    ChangedRows,
     MemberWeightResult,
     MemberWeights,
     WeightDonation,
@@ -27,6 +28,15 @@ from pytest_mechanism.methods.context import MeasurementContext
 
 Weights = Mapping[str, Sequence[Tensor]]
 """Name of a part -> its tensors, in a fixed order."""
+
+FEW_ROWS = 64
+"""Rows of an embedding that are an edit of single words; more are a training."""
+
+SHOWN_ROWS = 3
+"""Words that are kept of them."""
+
+OUTPUT = ("lm_head", "unembed", "embed_out", "output")
+"""Parts of the names of unembeddings."""
 
 PACKED = "weights that bitsandbytes keeps packed are not compared"
 APART = "the heads of this model family share a matrix that cannot be split, so weights are compared by layer alone"
@@ -46,17 +56,23 @@ def measure(
     before: Weights = inputs[0]
     after = dict(parts(context))
     names = {f"{layer}.{head}": f"{layer}.{other}" for layer, head, other in request.renamed}
-    changes, packed = [], False
+    changes: list[tuple[str, float]] = []
+    packed = False
+    rows: list[ChangedRows] = []
+    tokenizer = context.model.encoder.tokenizer
     apart = [name for name in after if name not in {*before} and name not in {*names.values()}]
     for name, old in before.items():
-        new = after.get(names.get(name, name), ())
+        new: Sequence[Tensor] = after.get(names.get(name, name), ())
         if [tensor.shape for tensor in old] != [tensor.shape for tensor in new]:
             apart.append(name)
             continue
         if not all(tensor.is_floating_point() for tensor in (*old, *new)):
             packed = True
             continue
-        changes.append((name, relative_change(old, new)))
+        change = relative_change(old, new)
+        changes.append((name, change))
+        if change and not name[0].isdigit() and not name.startswith("layer "):
+            rows += changed_rows(name, old[0], new[0], tokenizer)
     heads = any("." in name and not name.endswith(".mlp") and name[0].isdigit() for name in before)
     reasons = [PACKED] * packed + [APART] * (not packed and not heads)
     if apart:
@@ -64,7 +80,22 @@ def measure(
             "not compared, because one model lacks it or has another size: " + ", ".join(apart[:4])
         )
     reason = "; ".join(reasons)
-    return MemberWeightResult((), (), {}, changes=tuple(changes), reason=reason)
+    return MemberWeightResult((), (), {}, changes=tuple(changes), reason=reason, rows=tuple(rows))
+
+
+def changed_rows(name: str, old: Tensor, new: Tensor, tokenizer: Any) -> list[ChangedRows]:
+    """The tokens whose rows of an embedding changed, if they are at most `FEW_ROWS`; of another matrix none."""
+    if old.dim() != 2 or len(old) < tokenizer.get_vocab_size():
+        return []
+    moved = (new.cpu().float() - old.float()).norm(dim=1)
+    count = int((moved > 0).sum())
+    if not 0 < count <= FEW_ROWS:
+        return []
+    most = moved.argsort(descending=True, stable=True)[: min(count, SHOWN_ROWS)].tolist()
+    words = (tokenizer.decode([token], skip_special_tokens=False).strip() for token in most)
+    side = "output" if any(part in name for part in OUTPUT) else "input"
+    named = tuple(word or f"token {token}" for word, token in zip(words, most, strict=True))
+    return [ChangedRows(name, side, count, named)]
 
 
 def relative_change(old: Sequence[Tensor], new: Sequence[Tensor]) -> float:

@@ -18,6 +18,7 @@ from pytest_mechanism.report.page.intervals import (
 )
 from pytest_mechanism.report.page.prose import KindPage, kind_page
 from pytest_mechanism.report.page.sparks import Sparks
+from pytest_mechanism.report.rows import BASELINE_CAUSES
 from pytest_mechanism.report.run_report import (
     RED,
     CheckpointEntry,
@@ -220,8 +221,13 @@ def how_sure(judged: Sequence[ClaimResult]) -> tuple[str, ...]:
         sentences.append(
             f"{claims_are(doubt)} inconclusive: neither shown nor refuted, for the reason that each gives."
         )
-    if other := len(reds) - refuted - doubt:
-        sentences.append(f"{claims_are(other)} red for another reason, which each gives.")
+    if compared := sum(result.cause in BASELINE_CAUSES for result in reds):
+        sentences.append(
+            f"{claims_are(compared)} red only because of the accepted scores: behind them, moved away from them, or "
+            "without one."
+        )
+    if other := len(reds) - refuted - doubt - compared:
+        sentences.append(f"{claims_are(other)} red for a reason of its own, which the claim gives.")
     if warned := sum(result.verdict == "warn" for result in judged):
         sentences.append(
             f"{claims_are(warned)} not shown to hold and only {'warns' if warned == 1 else 'warn'} (severity: warn)."

@@ -126,6 +126,11 @@ class EntityTracking(Task[EntityTrackingParameters]):
             ],
         }
 
+    def cell_name(self, kind: str, name: str) -> str:
+        if kind == "place":
+            return f"place {name} (box {int(name) + 1} of {self.settings.boxes} in the prompt)"
+        return f"labels {name}" if kind == "pair of labels" else f"{kind} {name}"
+
     @staticmethod
     def _spelled(prompt: Prompt, position: str) -> list[str]:
         """The words at a named position."""
