@@ -162,6 +162,10 @@ class CaseBuilder:
             "rows": self.numbers(self.tokens.ids.shape[0], 1, many, wide),
             "positions": self.by_position(at, many, wide),
         }[kind]
+        if kind == "scalar" and site.part in ("resid_pre", "resid_post"):
+            # the same number in every dimension leaves a LayerNorm nothing but rounding, which the
+            # layers above make as large as any activation
+            value = torch.zeros_like(value)
         return Edit(site, value, at, heads, keep)
 
     def by_position(self, at: Tensor | None, *size: int) -> Tensor:
