@@ -93,7 +93,7 @@ def test_no_worker_that_comes_up_is_an_error_within_a_minute(
         run._work_on("base")
 
 
-@pytest.mark.parametrize("device", ["auto", "cuda:1"])
+@pytest.mark.parametrize("device", ["spread", "cuda:1"])
 def test_devices_that_a_worker_cannot_have_are_refused(device: str) -> None:
     """A worker sees the GPU that Ray gives it, as the first."""
     with pytest.raises(MechanismError, match=f"cpu and cuda, not {device}"):
