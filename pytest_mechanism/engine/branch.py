@@ -52,12 +52,12 @@ then than it takes to launch it. Measured on an H200: at GPT-2 small's and Llama
 tokens are at most 10 % slower than any other number."""
 
 DEVICE_COLUMNS = 512
-"""Columns in the same rows on such a device: attention scores grow with their square."""
+"""Columns that share rows on such a device, at most: attention scores grow with their square."""
 
 
 def columns_at_once(tokens: Tokens, fill: int | None = None) -> tuple[int, int]:
-    """Columns of branches in the same rows that are computed side by side, and of branches in rows of
-    their own.
+    """How many columns go through the layers together: of branches that share rows, and of branches in
+    separate rows (`planning.apart`).
 
     Args:
         tokens: the run's.
@@ -239,16 +239,12 @@ class BranchRun:
         run = RecordedRun(engine.model, self.tokens, self.edits, self.record)
         ahead = attends_ahead(engine.model.plain)
         planner = Planner(self.tokens, len(engine.model.layers), run.cache, ahead)
-        for pack in pack_branches(map(planner.plan, branches), *self.columns):
+        columns = columns_at_once(self.tokens, engine.fill)
+        for pack in pack_branches(map(planner.plan, branches), *columns):
             outcomes = self.within_memory(run, pack, gradients)
             for _, outcome in zip(pack, outcomes, strict=True):
                 engine.count(self.tokens.ids.shape[0])
                 yield outcome
-
-    @property
-    def columns(self) -> tuple[int, int]:
-        """See `columns_at_once`."""
-        return columns_at_once(self.tokens, self.engine.fill)
 
     @property
     def room(self) -> int:
@@ -297,7 +293,13 @@ class BranchRun:
                 self.engine.forget()
                 continue
             done += len(part)
-            for together in [each.together for each in part if each.together is not None][:1]:
-                self.engine.non_finite.mark(self.tokens, not_finite(together).any(0))
+            self.check_logits(part)
             while part:
                 yield part.pop(0)
+
+    def check_logits(self, part: Sequence[Outcome]) -> None:
+        """Marks rows that are not finite in logits that were computed together."""
+        for outcome in part:
+            if outcome.together is not None:
+                self.engine.non_finite.mark(self.tokens, not_finite(outcome.together).any(0))
+                return

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -272,7 +271,7 @@ class Changes:
         wanted: Sequence[tuple[int, int, Reading]],
     ) -> None:
         """What members' readings name, into `values`; 0 after a row's last token."""
-        of_shape: dict[Any, list[tuple[int, int, Reading]]] = {}
+        of_shape: dict[tuple[tuple[int, ...] | None, int], list[tuple[int, int, Reading]]] = {}
         for member, number, reading in wanted:
             count = self.layout.among_own(member, reading.at).columns.shape[1]
             of_shape.setdefault((reading.heads, count), []).append((member, number, reading))

@@ -81,7 +81,8 @@ class Layout:
 
     @cached_property
     def apart(self) -> int:
-        """Columns of each member, if each goes through the layers in rows of its own; else 0."""
+        """Width of every member, where members go through the layers in separate rows (`planning.apart`); 0
+        where they share the run's rows."""
         width, members = self.members[0].active.shape[1], len(self.members)
         alone = members > 1 and width * members > MOST_COLUMNS and apart(self.members)
         return width if alone else 0
@@ -126,8 +127,8 @@ class Layout:
         return sum(m.active.shape[1] for m in self.members if m.first <= layer)
 
     def into_rows(self, values: Shaped[Tensor, "rows columns *_"]) -> Shaped[Tensor, "_ _ *_"]:
-        """Columns as the layers get them: those of each member in rows of their own, if they go
-        `apart`; a row's members follow each other."""
+        """Columns as the layers get them. Where members are `apart`, each row is split into one row for
+        each member, in order."""
         return values.unflatten(1, (-1, self.apart)).flatten(0, 1) if self.apart else values
 
     def into_columns(self, values: Shaped[Tensor, "_ _ *_"]) -> Shaped[Tensor, "rows columns *_"]:
@@ -173,7 +174,7 @@ class Layout:
         known = [f.computed for f in found if f.computed is not None]
         return Location(
             torch.cat([f.columns for f in found], 1),
-            torch.cat([everywhere(f) for f in found], 1) if known else None,
+            torch.cat([is_computed(f) for f in found], 1) if known else None,
         )
 
     @property
@@ -202,7 +203,7 @@ class Layout:
             "prefix", [distinct[key] for key in sorted(distinct)], self.last_unchanged
         )
         length = self.tokens.ids.shape[1]
-        if self.apart:  # each has a copy of its own
+        if self.apart:  # the keys are copied for every member anyway
             return needed
         return length if length - needed <= length // SPARE_ROOM else needed
 
@@ -260,8 +261,8 @@ class Layout:
         return torch.where(sees, hidden.new_zeros(()), hidden)[:, None]
 
 
-def everywhere(location: Location) -> Bool[Tensor, "rows places"]:
-    """Which tokens of a location are computed."""
+def is_computed(location: Location) -> Bool[Tensor, "rows places"]:
+    """Which tokens of a location are active."""
     columns, computed = location
     return torch.ones_like(columns, dtype=torch.bool) if computed is None else computed
 

@@ -171,12 +171,12 @@ def pack_branches(
 
 
 WIDE = 16
-"""Active tokens from which on a branch is worth rows of its own."""
+"""Least number of active tokens of a branch that gets separate rows."""
 
 
 def apart(branches: Sequence[PlannedBranch]) -> bool:
-    """Whether branches can go through the layers in rows of their own: side by side in the same rows,
-    wide branches would mostly attend over each other's keys, which they do not see."""
+    """Whether branches can go through the layers in separate rows. In the same rows, most of what wide
+    branches compute would be attention scores of each other's keys, which the mask hides."""
     width = branches[0].active.shape[1]
     return width >= WIDE and all(
         planned.active.shape[1] == width

@@ -53,7 +53,8 @@ def readings_by_site(readings: Sequence[Reading]) -> dict[Site, list[tuple[int, 
 
 @lru_cache(maxsize=1 << 12)
 def index_tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """[N]. Cached, since copying numbers to a GPU makes the program wait for it."""
+    """[N]. Cached, and made on the device where numbers follow each other, since copying numbers to a GPU
+    makes the program wait for it."""
     if numbers and numbers == tuple(range(numbers[0], numbers[0] + len(numbers))):
         return torch.arange(numbers[0], numbers[0] + len(numbers), device=device)
     return torch.tensor(numbers, dtype=torch.long, device=device)

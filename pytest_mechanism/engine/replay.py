@@ -28,9 +28,12 @@ from pytest_mechanism.engine.record import Keys, Record, last_mlp_at
 from pytest_mechanism.model_families.layers import at_positions, logits_after_layers
 from pytest_mechanism.model_families.wrapped import WrappedModel
 
-LOGIT_BYTES = {True: 32 << 20, False: 256 << 20}
-"""Bytes of logits that are computed at once on a CPU (True) and on other devices: those of many branches
-over a large vocabulary would need more memory than everything else."""
+LOGIT_BYTES = 32 << 20
+"""Bytes of logits that are computed at once on a CPU: those of many branches over a large vocabulary would
+need more memory than everything else."""
+
+DEVICE_LOGIT_BYTES = 256 << 20
+"""The same on other devices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +87,7 @@ class ReplayedPack:
     def at_once(self) -> int:
         """How many branches' logits may be computed together."""
         of_run = self.run.record.outcome.logits
-        room = LOGIT_BYTES[of_run.device.type == "cpu"]
+        room = LOGIT_BYTES if of_run.device.type == "cpu" else DEVICE_LOGIT_BYTES
         return max(1, room // max(1, of_run.numel() * of_run.element_size()))
 
     def outcomes(self, start: int, stop: int) -> list[Outcome]:
@@ -177,14 +180,14 @@ def joining(
 
 
 NewKeys = Float[Tensor, "copies kv_heads columns d_head"]
-"""Keys or values of the columns, as a layer gets those."""
+"""Keys or values of the columns, in the rows that the layer gets (`Layout.into_rows`)."""
 
 
 @dataclass
 class SharedCache:
     """A layer's cache of keys and values: the run's first ``prefix`` keys, which stay as they are,
-    then those of the columns. ``copies`` of the run's follow each other, one for each row of a layout
-    whose branches go apart."""
+    then those of the columns. In a layout whose members have separate rows, each row of the run is repeated
+    for its ``copies`` members."""
 
     record: Record
     prefix: int

@@ -75,13 +75,15 @@ class Columns:
         return kind(ids, clusters, values, texts=self.texts, **fields)
 
     def on_host(self) -> dict[str, Any]:
-        """Every column as an array. Columns of one type come over together: each copy would wait for
-        the device."""
-        found: dict[str, Any] = {}
-        for dtype in {parts[0].dtype for parts in self.parts.values()}:
-            alike = {name: parts for name, parts in self.parts.items() if parts[0].dtype == dtype}
-            ends = np.cumsum([sum(map(len, parts)) for parts in alike.values()])
-            whole = torch.cat([part for parts in alike.values() for part in parts])
+        """Every column as an array. Columns of one dtype are copied from their device together, since the
+        program waits for each copy."""
+        kinds: dict[Any, list[str]] = {}
+        for name, parts in self.parts.items():
+            kinds.setdefault((parts[0].dtype, parts[0].device), []).append(name)
+        arrays: dict[str, Any] = {}
+        for names in kinds.values():
+            ends = np.cumsum([sum(map(len, self.parts[name])) for name in names])
+            whole = torch.cat([part for name in names for part in self.parts[name]])
             columns = np.split(whole.cpu().double().numpy(), ends[:-1])
-            found.update(zip(alike, columns, strict=True))
-        return {name: found[name] for name in self.parts}
+            arrays.update(zip(names, columns, strict=True))
+        return {name: arrays[name] for name in self.parts}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -114,19 +114,12 @@ class BridgeModel:
 
     @contextmanager
     def unobserved(self) -> Iterator[None]:
-        # a forward of its own is another library's, such as accelerate's
-        unobserved = [
-            module
-            for module in self.plain_forwards
-            if "forward" not in module.__dict__ and not observed(module)
-        ]
-        for module in unobserved:
-            module.__dict__["forward"] = self.plain_forwards[module]
-        try:
+        with ExitStack() as stack:
+            for module, forward in self.plain_forwards.items():
+                # another library, such as accelerate, may have set a module's forward
+                if "forward" not in module.__dict__ and not observed(module):
+                    stack.enter_context(replaced_forward(module, forward))
             yield
-        finally:
-            for module in unobserved:
-                del module.__dict__["forward"]
 
     @cached_property
     def plain_forwards(self) -> dict[nn.Module, Callable[..., Tensor]]:
@@ -143,7 +136,7 @@ class BridgeModel:
             if type(module) in (NormalizationBridge, RMSNormalizationBridge):
                 if not isinstance(module.original_component, nn.Identity):
                     forwards[module] = partial(normalised, module)
-            elif type(module) is NewGELUActivation:  # eight operations of its own
+            elif type(module) is NewGELUActivation:  # the same in eight operations
                 forwards[module] = partial(functional.gelu, approximate="tanh")
         return forwards
 
@@ -157,7 +150,7 @@ def observed(module: Any) -> bool:
     return any(point is not None and point.has_hooks() for point in points)
 
 
-def normalised(norm: Any, hidden: Tensor, **arguments: Any) -> Tensor:
+def normalised(norm: Any, hidden: Tensor, **_: Any) -> Tensor:
     """The output of a norm by the plain model's own module, with the hooks before and behind it."""
     hidden = norm.hook_in(hidden)
     out: Tensor = norm.hook_out(norm.original_component(hidden).to(hidden.dtype))

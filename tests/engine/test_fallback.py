@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from strategies import FAMILIES
-from sweep import LAST, TOKENS
+from sweep import LAST, TOKENS, silenced
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
@@ -30,6 +30,7 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.model_families import layers
 from pytest_mechanism.model_families.bridge import BridgeModel
 from pytest_mechanism.model_families.layers import UnsupportedFamily, visible_keys
+from pytest_mechanism.model_families.wrapped import replaced_forward
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -74,6 +75,41 @@ def test_attention_that_cannot_be_cut_is_an_error(
     else:
         with pytest.raises(SelfCheckError, match="attention of this family cannot be blocked"):
             list(run.branches(branches))
+
+
+# -- norms, which the branch engine computes by the plain model's own modules
+
+
+@pytest.mark.filterwarnings("ignore:A forward hook edited")
+@pytest.mark.parametrize("point", ["hook_scale", "hook_normalized"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_hooks_inside_norms_are_heard(
+    loaded: Callable[..., LoadedModel], family: str, point: str
+) -> None:
+    """A hook that halves what it gets changes branches, as it does in the reference engine."""
+    model = loaded(family)
+    halved = [(f"blocks.2.ln2.{point}", lambda activation, hook=None: activation / 2)]
+
+    def outcome(engine: type[ReferenceEngine | BranchEngine]) -> Tensor:
+        (branch,) = engine(model.wrapped).run(TOKENS).branches([Branch([silenced(0, LAST, 0)])])
+        return branch.logits
+
+    plain = outcome(BranchEngine)
+    with model.wrapped.hooked(halved):
+        heard, wanted = outcome(BranchEngine), outcome(ReferenceEngine)
+    torch.testing.assert_close(heard, wanted, rtol=0, atol=1e-5)
+    assert float((heard - plain).abs().max()) > 1e-3
+
+
+def test_a_norm_that_transformer_lens_computes_otherwise_is_found(
+    loaded: Callable[..., LoadedModel],
+) -> None:
+    """The engines disagree where a plain norm does more than transformer-lens knows."""
+    model = loaded("gpt2", "float32")
+    norm = model.wrapped.layers[1].module.ln1.original_component
+    with replaced_forward(norm, lambda hidden: 1.1 * type(norm).forward(norm, hidden)):
+        assert difference_of_engines(model) is not None
+    assert difference_of_engines(model) is None
 
 
 # -- families that are not understood
