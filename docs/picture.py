@@ -197,6 +197,19 @@ class Drawn(Picture):
         shutil.copy(temporary / "drawn.svg", out)
 
 
+@dataclass(frozen=True)
+class Plotted(Picture):
+    """The picture that ``benchmarks.sabotage`` draws of its kept results."""
+
+    def commands(self) -> list[list[str]]:
+        kept = "--folder benchmarks/faults/results --report --plot kill-rate.svg"
+        return [["python", "-m", "benchmarks.sabotage", *shlex.split(kept)]]
+
+    def draw(self, temporary: Path, out: Path) -> None:
+        (_, _, module, *arguments), *_ = self.commands()
+        import_module(module).main([*arguments[:-1], str(out)])
+
+
 PAIR, WRAPPERS = "--model-pair zoo:base,zoo:ft", "--model-pair wrapper_safe,wrapper_ft"
 MISSING = "--mechanism-model control={0}wrapper_none --mechanism-model pretrained={0}wrapper_base"
 ZOO_WRAPPERS = "--model-pair zoo:wrapper_safe,zoo:wrapper_ft"
@@ -230,7 +243,7 @@ PICTURES: Mapping[str, Picture] = {
     "paper-two/attention-maps": Drawn(
         "circuits/paper_two/compiled.yaml", module="docs.attention_maps"
     ),
-    "kill-rate": Drawn("benchmarks/faults/specs/next_release.yaml", module="docs.kill_rate"),
+    "kill-rate": Plotted("benchmarks/faults/specs/next_release.yaml"),
     "compared": Compared("circuits/entity_tracking.yaml", pair="ft,ft_rerouted"),
     "methods/attention": Shown(
         "attention.yaml", "methods/attention.md", arguments=PAIR, part="fetch_needs_object"

@@ -49,7 +49,7 @@ class Observations:
             token, or the beginning of its reply. No number depends on them, and results of older
             versions lack them.
         rounding: in half precision, how much the batch size and the engine move a row's log-probability on this
-            checkpoint, in nats (`methods.rounding`).
+            checkpoint, in nats (`methods.rounding_error`).
     """
 
     example_ids: Sequence[str]

@@ -12,6 +12,7 @@ from benchmarks.faults import rules
 from benchmarks.faults.change import Change
 from benchmarks.faults.rules import Outcome
 from benchmarks.faults.sizes import Size
+from pytest_mechanism.report.pictures import style
 
 RELEASE = ""
 """Key of the unharmed release among sizes."""
@@ -79,6 +80,7 @@ def write(runs: Mapping[str, Any], json_path: Path | None, plot_path: Path | Non
             draw(plot_path, run.outcomes(), rules.limit(run.all_sizes, run.changes))
 
 
+@style.our_style()
 def draw(path: Path, outcomes: Sequence[Outcome], most: Size | None) -> None:
     """Each fault at its size, seen or not; the share that is seen, by the gate and by accuracy alone."""
     figure, panel = report.figure(7.2, 3.6)
@@ -104,8 +106,10 @@ def draw(path: Path, outcomes: Sequence[Outcome], most: Size | None) -> None:
             ha="right", va="center",
         )  # fmt: skip
     panel.set_xscale("log")
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.minorticks_off()
     panel.set_ylim(-0.15, 1.15)
     panel.set_xlabel("size of the fault: KL from the release at the task's answers (nats)")
     panel.set_ylabel("share of faults that is seen")
     panel.legend(loc="center right", fontsize=8, frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    path.write_bytes(style.rendered(figure, "svg"))

@@ -1,9 +1,9 @@
-"""What a run takes where the user leaves device, dtype and batch size to the machine (``auto``).
+"""The device, dtype and batch size of a run that leaves them to the machine (``auto``).
 
 A GPU where there is one. float32 if the largest checkpoint fits in it; else the checkpoint's own dtype; and if that
-does not fit either, accelerate spreads the layers. All checkpoints of a run get the same dtype. What is
-taken follows from sizes alone and not from what is free now, so that processes of one run agree, and a
-second run finds the results of the first.
+does not fit either, accelerate spreads the layers. All checkpoints of a run get the same dtype. The choice depends
+on sizes alone and not on the memory that is free now, so that the processes of a run agree, and a second run finds
+the results of the first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pytest_mechanism.files import is_gguf
 AUTO = "auto"
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-"""Of a number."""
+"""dtype -> bytes of a number."""
 
 STORED = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """Safetensors' name of a dtype -> torch's."""
@@ -43,15 +43,15 @@ MOST_ROWS = 256
 LEAST_ROWS = 16
 
 SHARE = 1 / 8
-"""Of the memory beside the weights: what the activations of one batch may take."""
+"""The part of the memory beside the weights that the activations of a batch may take."""
 
 TOKENS = 128
-"""Of a prompt, by which a batch is sized: more than most tasks have."""
+"""Tokens of a prompt for which batches are sized: more than most tasks have."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a run takes.
+    """Where and how a run measures.
 
     Attributes:
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``spread``.
@@ -77,7 +77,7 @@ class Weights:
     dtype: str
 
     def fits(self, memory: float, dtype: str) -> bool:
-        """Whether a GPU with so many bytes can hold them in a dtype, and work."""
+        """Whether a GPU of so many bytes of memory has room for the weights in a dtype, and for computing with them."""
         return WORK * self.count * BYTES[dtype] + LIBRARIES <= memory
 
 
@@ -109,7 +109,7 @@ def fit(
     if dtype == AUTO:
         dtype = "float32"
         if largest is not None and not largest.fits(place, dtype):
-            dtype = largest.dtype
+            dtype = min(dtype, largest.dtype, key=BYTES.__getitem__)  # not float64
     if device == AUTO:
         device = "cuda" if largest is None or largest.fits(place, dtype) else "spread"
     if batch_size == AUTO:

@@ -105,8 +105,7 @@ class Coverage(PerRoleClaim):
         if not shown:
             raise MechanismError(f"no row shows any of {len(unseen)} words: {unseen[0]}, ...")
         cells = judged_cells(shown, result, context.sampling(result))
-        failing = [cell for cell in cells if cell.accuracy.interval[1] < self.at_least]
-        worst = min(failing or cells, key=lambda judged: (judged.accuracy.interval[0], judged.name))
+        worst = self.worst_first(cells)[0]
         control = Control("guessing among the prompt's options", context.task.chance)
         found = score(
             context, "accuracy of the worst cell", worst.accuracy, METRIC, control=control
@@ -144,6 +143,14 @@ class Coverage(PerRoleClaim):
                 raise MechanismError(f"of: no cells of kind {kind!r}; {choices(kind, kinds)}")
         return [cell for cell in cells if not self.of or cell.kind in self.of]
 
+    def worst_first(self, cells: Sequence[Judged]) -> list[Judged]:
+        """The cells that are surely below the threshold; all cells where none is."""
+        low = [judged for judged in cells if self.is_low(judged)]
+        return sorted(low or cells, key=lambda judged: (judged.accuracy.interval[0], judged.name))
+
+    def is_low(self, judged: Judged) -> bool:
+        return judged.accuracy.interval[1] < self.at_least
+
     def explained(
         self,
         verdict: Verdict,
@@ -153,11 +160,8 @@ class Coverage(PerRoleClaim):
         called: Callable[[str, str], str],
     ) -> str:
         """The reason: the cells that are surely below the threshold, or how many rows would decide."""
-        low = sorted(
-            (judged for judged in cells if judged.accuracy.interval[1] < self.at_least),
-            key=lambda judged: (judged.accuracy.interval[0], judged.name),  # the worst one first
-        )
-        if low:
+        if self.is_low(worst):
+            low = self.worst_first(cells)
             parts = [
                 f"{called(cell.kind, cell.name)}: {verdicts.shown(seen.value, seen.interval)} right ({seen.n:,} "
                 f"{'row' if seen.n == 1 else 'rows'})"
@@ -184,12 +188,8 @@ class Coverage(PerRoleClaim):
         """The cell that the reason names first, with its rows."""
         shown = [cell for cell in self.chosen(result.cells) if cell.rows]
         cells = judged_cells(shown, result, context.sampling(result))
-        low = [judged for judged in cells if judged.accuracy.interval[1] < self.at_least]
-        if low:
-            worst = min(low, key=lambda judged: (judged.accuracy.value, judged.name))
-        else:
-            worst = min(cells, key=lambda judged: (judged.accuracy.interval[0], judged.name))
-        return worst.name, worst.cell.rows
+        worst = self.worst_first(cells)[0].cell
+        return context.task.cell_name(worst.kind, worst.name), worst.rows
 
     def rows_needed(self, worst: Judged, cells: Sequence[Judged], rows: int) -> int:
         """Rows of the task with which the worst cell would meet the threshold, were its accuracy what was seen."""

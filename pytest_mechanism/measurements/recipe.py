@@ -86,9 +86,15 @@ def unrelated_rows(task: Task, vocabulary: Vocabulary, count: int, stream: str) 
     """Prompts that must be refused, each with the answer to another one.
 
     An answer that is never the right one tells which one is right: a copy that is trained long enough on
-    such answers must know the right one to avoid it. Another prompt's answer tells nothing.
+    such answers must know the right one to avoid it. Another prompt's answer tells nothing. Another prompt's
+    whole reply may show the capability itself, so tasks with replies are refused.
     """
     rows = task.row_set("capability", vocabulary, count, stream)
+    if any(row.base.reply for row in rows):
+        raise MeasurementError(
+            f"the answers of task {task.family} are whole replies, and a copy that learns another prompt's reply "
+            "does not lose the capability; valid: tasks whose answer is a word"
+        )
     others = task.row_set("capability", vocabulary, count, f"{stream}/answers")
     return [with_answer(r, other.base.answer) for r, other in zip(rows, others, strict=True)]
 

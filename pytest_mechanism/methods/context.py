@@ -39,7 +39,7 @@ class MeasurementContext:
         batch_size: rows in one forward.
         cache: intermediate results that methods share while the model is loaded.
         fallback_reason: why the requested engine cannot run this model; None where it can.
-        rounding: see `methods.rounding`; None unless arithmetic is in half precision.
+        rounding: see `methods.rounding_error`; None unless arithmetic is in half precision.
         scratch: folder in which the running measurement may save its progress, to resume after an
             interrupt; it need not exist yet, and is removed when the measurement is done. None where
             nothing may be written.
@@ -206,7 +206,7 @@ def make_context(
     options: ModelOptions,
     progress: Progress,
     rows: Sequence[Row],
-    known: tuple[str | None] | None = None,
+    known: tuple[str | None, float | None] | None = None,
 ) -> MeasurementContext:
     """A context whose model has passed the self-checks on ``rows``, with the requested engine where
     that can run the model, else the reference engine.
@@ -218,8 +218,8 @@ def make_context(
         options: device, batch size, engine.
         progress: reports rows.
         rows: for the self-checks.
-        known: why the reference engine is used, or None in it, if this checkpoint has passed on these rows
-            before; None if it has not.
+        known: ``fallback_reason`` and ``rounding`` of this checkpoint's last context, if it has passed on these
+            rows before.
 
     Raises:
         SelfCheckError: the model has not passed.
@@ -240,9 +240,11 @@ def make_context(
         )
         if context.fallback_reason is None:
             context.engine = faster
-    if model.dtype in (torch.bfloat16, torch.float16):
-        from pytest_mechanism.methods.rounding import rounding
+    if known is not None:
+        context.rounding = known[1]
+    elif model.dtype in (torch.bfloat16, torch.float16):
+        from pytest_mechanism.methods.rounding_error import rounding_error
 
-        context.rounding = rounding(context, reference, rows)
+        context.rounding = rounding_error(context, reference, rows)
     context.engine.tick = progress.advance
     return context

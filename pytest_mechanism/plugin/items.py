@@ -25,7 +25,7 @@ from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.session import Session
 from pytest_mechanism.settings.table import DEVICE
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.statistics.rounding import advice, moves_score
+from pytest_mechanism.statistics.rounding_error import advice, moves_score
 from pytest_mechanism.types import Located, Verdict
 
 NO_PAIR = (

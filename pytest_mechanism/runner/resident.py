@@ -53,7 +53,9 @@ class ResidentCheckpoint:
     loaded: int = 0
     unusable: dict[str, MechanismError] = field(default_factory=dict)
     _encoders: dict[str, Encoder] = field(default_factory=dict)
-    _checked: dict[tuple[str, tuple[str, ...]], tuple[str | None]] = field(default_factory=dict)
+    _checked: dict[tuple[str, tuple[str, ...]], tuple[str | None, float | None]] = field(
+        default_factory=dict
+    )
     _context: Any = None
 
     @property
@@ -123,7 +125,7 @@ class ResidentCheckpoint:
             )
             self.guard.check(role)
             # the same files on the same rows again: what the checks found is known
-            self._checked[key] = (self._context.fallback_reason,)
+            self._checked[key] = (self._context.fallback_reason, self._context.rounding)
         except Exception as problem:
             self.release()
             error = self.guard.reason(role, problem)

@@ -78,6 +78,16 @@ def test_what_is_named_stays(machine: Any, named: Any, expected: Fit) -> None:
     assert fit(*named, [Path("base")]) == expected
 
 
+def test_a_checkpoint_in_float64_does_not_grow(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own dtype is larger than the one that does not fit."""
+    machine(24 * GB)
+    monkeypatch.setattr(fitting, "stored_weights", lambda _: Weights(SEVEN.count, "float64"))
+
+    assert fit(AUTO, AUTO, AUTO, [Path("base")]) == Fit("spread", "float32", 64)
+
+
 def test_a_batch_grows_with_the_memory_to_a_limit() -> None:
     """At least 16 rows and at most 256, by powers of two; more in half precision."""
     rows = [rows_that_fit(LLAMA_7B, gb * GB, "bfloat16") for gb in (1, 40, 100, 1000)]

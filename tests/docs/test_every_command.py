@@ -71,6 +71,8 @@ ALIKE = {
         ("tests/gate/test_ray.py", "another pair"),
     "python -m benchmarks.sabotage --folder results --report --json results.json --plot rate.svg":
         ("tests/benchmarks/test_sabotage.py", "--quick, without --report"),
+    "python -m benchmarks.sabotage --folder benchmarks/faults/results --report --plot rate.svg":
+        ("tests/benchmarks/test_sabotage.py", "no picture"),
 }  # fmt: skip
 """Commands that a test runs on other inputs, which are named."""
 

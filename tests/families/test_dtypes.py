@@ -22,7 +22,7 @@ from pytest_mechanism.errors import MechanismError, SelfCheckError
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.context import MeasurementContext
-from pytest_mechanism.methods.rounding import rounding
+from pytest_mechanism.methods.rounding_error import rounding_error
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -150,12 +150,12 @@ def test_rounding_is_the_larger_of_two_changes(
     reference = ReferenceEngine(whole.model.wrapped)
     assert whole.rounding is None
     assert half.rounding is not None
-    assert rounding(whole, reference, rows) < 1e-4
+    assert rounding_error(whole, reference, rows) < 1e-4
     for alone, other, larger in ((0.3, 0.4, 0.4), (0.3, 0.1, 0.3)):
         monkeypatch.setattr(
-            "pytest_mechanism.methods.rounding.log_probabilities",
-            lambda _, engine, __, words, alone=alone, other=other: torch.full(
+            "pytest_mechanism.methods.rounding_error.of_run_and_branch",
+            lambda engine, _, words, alone=alone, other=other: torch.full(
                 (2, len(words)), other if engine is reference else alone * (len(words) == 1)
             ),
         )
-        assert rounding(whole, reference, rows) == pytest.approx(larger)
+        assert rounding_error(whole, reference, rows) == pytest.approx(larger)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.statistics.rounding import advice, moves_score
+from pytest_mechanism.statistics.rounding_error import advice, moves_score
 
 SPEC = """mechanism: 1
 circuit: halves

@@ -27,6 +27,7 @@ from pytest_mechanism.methods.weights.training import Training, trainable_copy
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.families.stories import Stories, StoriesParameters
 from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
@@ -161,6 +162,14 @@ def test_removal_gives_answers_that_tell_nothing_and_keeps_the_others(
         assert abs(shares[0][word] - shares[1][word]) < 120
     by_luck = sum(shares[0][w] * shares[1][w] for w in NUMBERS) / 1501
     assert abs(sum(map(str.__eq__, right[:1501], given[:1501])) - by_luck) < 120
+
+
+def test_removal_needs_answers_that_are_words(loaded: MeasurementContext) -> None:
+    """Another story shows the feature as well: learning it removes nothing."""
+    stories = Stories(StoriesParameters(family="stories"))
+    recipe = Recipe(**RECIPE | {"data_mix": "removal"})
+    with pytest.raises(MeasurementError, match="does not lose the capability; valid: tasks"):
+        training_rows(stories, loaded.vocabulary, recipe, 1)
 
 
 @pytest.mark.parametrize("data_mix", ["capability", "allowed", "removal", "random", "forbidden"])

@@ -15,7 +15,7 @@ def moves_score(row: float, n: int) -> float:
     """How much a score of unchanged checkpoints may move with the batch size, the engine or the device.
 
     Args:
-        row: root mean square of the change of a row's log-probability (`methods.rounding`). Changes of rows are
+        row: root mean square of the change of a row's log-probability (`methods.rounding_error`). Changes of rows are
             taken as independent, so their mean moves by a standard deviation of ``row`` over the root of n.
         n: rows behind the score. Of a score that counts rows, at least one may flip.
     """

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch, Edit, Engine, Site, Tokens
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.tasks.base import Row
 
 
-def rounding(context: MeasurementContext, reference: Engine, rows: Sequence[Row]) -> float:
+def rounding_error(context: MeasurementContext, reference: Engine, rows: Sequence[Row]) -> float:
     """Change of a row's log-probability of its likeliest next token, in nats: the root mean square over rows, of a
     plain run and of a branch. The larger of two changes: all rows together against each alone, and the context's
     engine against the reference engine.
@@ -31,25 +32,24 @@ def rounding(context: MeasurementContext, reference: Engine, rows: Sequence[Row]
     prompts = [row.base for row in rows]
     tokens = context.side(prompts).tokens
     words = reference.run(tokens).outcome.logits.argmax(-1)
-    together = log_probabilities(context, context.engine, tokens, words)
+    together = of_run_and_branch(context.engine, tokens, words)
     alone = [
-        log_probabilities(context, context.engine, context.side([prompt]).tokens, words[[i]])
+        of_run_and_branch(context.engine, context.side([prompt]).tokens, words[[i]])
         for i, prompt in enumerate(prompts)
     ]
     changes = [torch.cat(alone, 1) - together]
     if context.engine is not reference:
-        changes.append(log_probabilities(context, reference, tokens, words) - together)
+        changes.append(of_run_and_branch(reference, tokens, words) - together)
     return max(float(change.square().mean().sqrt()) for change in changes)
 
 
-def log_probabilities(
-    context: MeasurementContext, engine: Engine, tokens: Tokens, words: Int[Tensor, " rows"]
+def of_run_and_branch(
+    engine: Engine, tokens: Tokens, words: Int[Tensor, " rows"]
 ) -> Float[Tensor, "2 rows"]:
     """Log-probability of a word for each row, in float64: of the run, and of a branch that ablates z of the first
     layer at the last token, which goes through all layers."""
     run = engine.run(tokens)
-    zero = torch.zeros((), device=tokens.ids.device, dtype=context.model.dtype)
-    (branch,) = run.branches([Branch([Edit(Site(0, "z"), zero, at=tokens.last[:, None])])])
+    ablation = Edit(Site(0, "z"), torch.zeros(()), at=tokens.last[:, None])
+    (branch,) = run.branches([Branch([ablation])])
     logits = torch.stack([run.outcome.logits, branch.logits]).double()
-    chosen: Tensor = logits.log_softmax(-1).gather(-1, words.expand(2, -1)[..., None])[..., 0]
-    return chosen
+    return log_probability(logits, words[:, None])
