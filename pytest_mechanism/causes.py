@@ -80,8 +80,8 @@ MEANING: Mapping[Cause, str] = {
     Cause.UNDECIDED: "nothing can be concluded, for or against the claim",
     Cause.REFERENCE_FAILS: "this spec does not hold on your base model: no conclusion about the "
     "candidate",
-    Cause.FELL_BEHIND: "the claim still holds, but its score is worse than the baseline by more than "
-    "the claim's drift allows. Find what changed, or accept the new score with --snapshot-update",
+    Cause.FELL_BEHIND: "the claim holds, but its score fell behind the baseline. Find what changed, or "
+    "accept the new score with --snapshot-update",
     Cause.MOVED: "the checkpoints are the same as those of the baseline, so the models did not "
     "change: a library, the machine or this tool did",
     Cause.REDEFINED: "the claim holds, but its baseline has another definition and cannot be "

@@ -9,7 +9,13 @@ from pytest_mechanism.errors import visible
 from pytest_mechanism.types import Evidence, Example
 
 PROMPT = 45
-"""Characters of a prompt that are shown, from its end."""
+"""Characters of a prompt that are shown, from its end, where it does not fit on a line with the answers."""
+
+LEAST = 20
+"""Characters of a prompt that are worth a line with the answers."""
+
+LINE = 76
+"""Characters of a line of a narrow terminal, beside the quotation mark and the space before it."""
 
 FIRST = 150
 """Characters of the first prompt that are shown: two lines."""
@@ -37,21 +43,27 @@ def example_lines(evidence: Evidence | None, count: int = 3) -> list[str]:
     return [
         visible(what),
         *(
-            example_line(example, 0 if whole else 3, PROMPT if i else FIRST)
+            example_line(example, 0 if whole else 3, first=i == 0)
             for i, example in enumerate(shown)
         ),
     ]
 
 
-def example_line(example: Example, decimals: int, room: int = PROMPT) -> str:
-    """One prompt, whole if it fits in ``room`` characters:
-    ``"... Box F contains the" wants knife; base: knife (-0.010), ft: pot (-8.200)``."""
+def example_line(example: Example, decimals: int, *, first: bool = False) -> str:
+    """A prompt, on one line where that has room for its end; the first one on more, whole if it is short:
+    ``"...Box F contains the" wants knife; base: knife (-0.010), ft: pot (-8.200)``."""
     roles = dict.fromkeys((*example.answers, *example.numbers))
     ordered = sorted(roles, key=lambda role: role != REFERENCE)
     parts = [f"{role}: {said(example, role, decimals)}" for role in ordered]
     wanted = shortened(example.expected, ANSWER)
-    prompt = extract(example.prompt, example.expected, room)
-    return visible(f'  "{prompt}" wants {wanted}; {", ".join(parts)}')
+    answers = f'" wants {wanted}; {", ".join(parts)}'
+    room = LINE - len(answers)
+    prompt = (
+        extract(example.prompt, example.expected)
+        if first
+        else ending(example.prompt, room if room >= LEAST else PROMPT)
+    )
+    return visible(f'  "{prompt}{answers}')
 
 
 def said(example: Example, role: str, decimals: int) -> str:
@@ -64,12 +76,12 @@ def said(example: Example, role: str, decimals: int) -> str:
     return answer or shown or "nothing"
 
 
-def extract(prompt: str, expected: str, room: int) -> str:
+def extract(prompt: str, expected: str) -> str:
     """A prompt, or of a long one the end, and before it the last part that names the right answer."""
     text = " ".join(prompt.split())
-    if len(text) <= room:
+    if len(text) <= FIRST:
         return text
-    end = ending(text)
+    end = ending(text, PROMPT)
     before = text[: len(text) - len(end.removeprefix("..."))]
     for answer in expected.split(" or "):
         named = (
@@ -85,12 +97,12 @@ def extract(prompt: str, expected: str, room: int) -> str:
     return end
 
 
-def ending(prompt: str) -> str:
+def ending(prompt: str, most: int) -> str:
     """The end of a prompt, from a word on, as one line."""
     text = " ".join(prompt.split())
-    if len(text) <= PROMPT:
+    if len(text) <= most:
         return text
-    return f"...{text[-PROMPT:].partition(' ')[2] or text[-PROMPT:]}"
+    return f"...{text[-most:].partition(' ')[2] or text[-most:]}"
 
 
 def shortened(text: str, most: int) -> str:

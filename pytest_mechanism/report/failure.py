@@ -12,6 +12,7 @@ from pytest_mechanism.causes import Cause
 from pytest_mechanism.errors import visible
 from pytest_mechanism.report.examples import example_lines
 from pytest_mechanism.report.paragraphs import first_sentence, fitted
+from pytest_mechanism.report.rows import BASELINE_CAUSES
 from pytest_mechanism.report.run_report import ClaimResult
 from pytest_mechanism.report.table import shortened
 from pytest_mechanism.spec.spec import Spec
@@ -75,18 +76,15 @@ def compared(text: str, role: str) -> str:
 
 def block(result: ClaimResult) -> list[str]:
     """A red claim in a few lines: each judged score that is red, and what that means in plain words."""
-    lines = [message(result)]
+    lines = [message(result) + beside_baseline(result)]
     for row in result.rows:
-        if row.verdict not in ("pass", "skipped") and row.score is not None and row.name:
+        judged = row.compared or (row.low, row.high) != (None, None)
+        if row.verdict not in ("pass", "skipped") and row.score is not None and row.name and judged:
             low, high = row.interval or (row.score, row.score)
             shown = verdicts.shown(row.score, (low, high))
             if shown not in result.reason and row.threshold:
                 name = compared(row.name, result.role)
                 lines.append(f"  {name} {shown}; claimed: {shortened(row.threshold)}")
-    if result.drift_state in ("worse", "moved") and not repeats_drift(result):
-        drift = result.drift or 0.0
-        side = "below" if drift < 0 else "above"
-        lines.append(f"  and {abs(drift):.3f} {side} the baseline {result.baseline:.3f}")
     place = f"{result.spec}:{result.line}" if result.line else result.spec
     plain = first_sentence(result.meaning or "")
     if result.cause is Cause.REFUTED:
@@ -94,12 +92,14 @@ def block(result: ClaimResult) -> list[str]:
     return [*lines, f"  {place}: {plain}" if plain else f"  {place}"]
 
 
-def repeats_drift(result: ClaimResult) -> bool:
-    """Whether the lines above say how far the score is from its baseline: the reason does, or the score is a
-    difference, whose baseline is 0.000."""
-    name = result.scores[0].name if result.scores else ""
-    difference = MINUS.search(name) is not None or result.kind == "same_profile"
-    return "baseline" in result.reason or (difference and not round(result.baseline or 0.0, 3))
+def beside_baseline(result: ClaimResult) -> str:
+    """How far a score is from its baseline, to go on with the reason; empty where the reason says that, or the baseline
+    is 0.000, from which the score itself is as far."""
+    if result.drift_state not in ("worse", "moved") or result.cause in BASELINE_CAUSES:
+        return ""
+    drift, baseline = result.drift or 0.0, round(result.baseline or 0.0, 3)
+    side = "below" if drift < 0 else "above"
+    return f"; {abs(drift):.3f} {side} the baseline {baseline:.3f}" if baseline else ""
 
 
 def failure_text(

@@ -109,6 +109,8 @@ class Fixed(Claim):
 
 ENTRY_POINTS = "[pytest_mechanism.claims]\nfixed = fixed_kind:Fixed\n"
 
+IMPORTED = "ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning"
+
 CONFIG = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -177,9 +179,10 @@ class Project:
         """An inner pytest, in this process."""
         registry.claim_kinds.cache_clear()
         pair_options = [] if pair is None else ["--model-pair", pair]
-        # hypothesis would be imported anew in each run, which takes a second
+        # hypothesis would be imported anew in each run, which takes a second; and the package is imported already,
+        # of which pytest warns where an editable install left its egg-info beside it
         return self.pytester.runpytest_inprocess(
-            "-p", "no:hypothesispytest", *pair_options, *map(str, arguments)
+            "-p", "no:hypothesispytest", "-W", IMPORTED, *pair_options, *map(str, arguments)
         )
 
     def run_on_workers(self, *arguments, workers=2, pair="./base,./ft"):

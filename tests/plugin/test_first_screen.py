@@ -2,8 +2,12 @@
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
+
+from pytest_mechanism.runner.evaluator import ClaimEvaluator
+from pytest_mechanism.types import Evidence, Example, Located, MemberChange
 
 PYTESTS = ("FAILED ", "rootdir", "plugins")
 """Lines that pytest writes, with names and paths of any length."""
@@ -35,6 +39,44 @@ def test_a_red_run_fits_on_a_screen(five_red):
     ]
     assert [line for line in own if len(line) > 80] == []
     assert len([line for line in lines if line.startswith("FAILED ")]) == 5
+
+
+PROMPT = (
+    "The fish is in Box A, the knife is in Box F, the coat is in Box K, the tea is in Box M, the bell is in Box R, "
+    "the pot is in Box T, the ring is in Box Z. Box F contains the"
+)
+ROWS = tuple(
+    Example(f"row {i}", PROMPT, "knife", {"base": "knife", "ft": "pot"}, {"base": -0.0071, "ft": -8.2143})
+    for i in range(3)
+)  # fmt: skip
+EVIDENCE = Evidence(
+    "the worst 3 of 500 prompts: base answers them right and ft does not",
+    "log-probability of the right answer; 0 is certain",
+    ROWS,
+)
+LOST = MemberChange(
+    "2.2", "last", "q of value_fetcher", "pos_transmitter", 0.71, 0.0, -0.71, (-0.76, -0.65), 0.03, 0.0
+)  # fmt: skip
+GAINED = replace(LOST, member="2.1", group=None, before=0.0, now=0.74, change=0.74)
+LINE = (
+    "weights changed in head 0.0 (48.1% of its norm), head 0.2 (45.4%), head 0.1 (44.8%), head 0.3 (42.1%), and "
+    "nowhere else"
+)
+
+
+def test_a_red_run_with_prompts_heads_and_baselines_fits_on_a_screen(five_red, monkeypatch):
+    """Three prompts, a conclusion of five lines, and scores below their baselines."""
+    names = [f"{LONG}_{i}" for i in range(5)]
+    five_red.values(**dict.fromkeys(names, 0.9))
+    five_red.accept()
+    five_red.values(**{name: {"base": 0.9, "ft": 0.25} for name in names})
+    located = Located((LINE,), (LOST, GAINED), 28.0)
+    monkeypatch.setattr(ClaimEvaluator, "evidence", lambda *_: EVIDENCE)
+    monkeypatch.setattr(ClaimEvaluator, "locate", lambda *_: located)
+    lines = five_red.run().outlines
+    assert sum("knife; base: knife (-0.007)" in line for line in lines) == 3
+    assert sum("below the baseline 0.900" in line for line in lines) == 5
+    assert len(lines) <= 60
 
 
 def test_the_conclusion_comes_first_and_last(five_red):

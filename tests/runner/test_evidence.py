@@ -99,17 +99,17 @@ def test_a_word_that_broke_is_shown_by_its_own_rows() -> None:
 
 
 def test_a_long_prompt_keeps_the_part_that_names_the_answer() -> None:
-    """The first prompt in two lines where it fits; of others the end, and the clause with the answer."""
+    """The first prompt is whole where it is short; of the others a line has as much of the end as fits."""
     boxes = "".join(f"the thing{i} is in Box {i}, " for i in range(9))
     prompt = f"The flower is now in Box F, {boxes}the rose is still in Box R. Box F contains the"
     example = Example("r", prompt, "flower", {"ft": "pot"}, {})
-    assert example_line(example, 3) == (
+    assert example_line(example, 3, first=True) == (
         '  "The flower is now in Box F ...rose is still in Box R. Box F contains the" wants flower; ft: pot'
     )
     short = replace(example, prompt=prompt[-140:])
     first, second = example_lines(Evidence("w", "m", (short, short)))[1:]
     assert prompt[-140:].strip() in first
-    assert len(second) < len(first)
+    assert len(second) <= 80 < len(first)
 
 
 def test_a_result_of_an_older_version_has_no_answers() -> None:
