@@ -29,6 +29,9 @@ from pytest_mechanism.types import Evidence, Example, Observations
 SHOWN = 3
 """Prompts of a claim."""
 
+RIGHT = 1e3
+"""By how much a right answer is above a wrong one: more than log-probabilities differ."""
+
 LONGEST = 2000
 """Characters of a prompt that are kept, from its end, where the question is."""
 
@@ -134,12 +137,20 @@ def of_interchange(request: Interchange, result: Observations) -> Ranked:
 
 def of_performance(request: Performance | CellPerformance, result: Observations) -> Ranked:
     """Prompts that the model answers worst."""
-    correct = np.asarray(result.values["correct"], float)
-    likely = np.asarray(result.values.get("log_probability", correct), float)
     name = "log-probability of the right answer; 0 is certain"
     measured = name if "log_probability" in result.values else "1: right"
     worst = "the model answers them worst"
-    return Ranked(likely, measured, -likely - 1e3 * correct, worst)
+    return Ranked(likelihood(result), measured, -by_correctness(result), worst)
+
+
+def likelihood(result: Observations) -> Any:
+    """The log-probability of each right answer; where it was not measured, whether the model gives it."""
+    return np.asarray(result.values.get("log_probability", result.values["correct"]), float)
+
+
+def by_correctness(result: Observations) -> Any:
+    """The same numbers, where any right answer is above all wrong ones."""
+    return likelihood(result) + RIGHT * np.asarray(result.values["correct"], float)
 
 
 RANKINGS: tuple[tuple[type[Request[Any]], Callable[[Any, Observations], Ranked | None]], ...] = (
@@ -153,31 +164,25 @@ RANKINGS: tuple[tuple[type[Request[Any]], Callable[[Any, Observations], Ranked |
 """Class of request -> how its rows are ranked; what is most specific to a claim comes first."""
 
 
+def rank(request: Request[Any], result: Observations) -> Ranked | None:
+    """The rows of a result, by the first ranking of its request's class."""
+    ranking = next(ranking for kind, ranking in RANKINGS if isinstance(request, kind))
+    return ranking(request, result)
+
+
 def of_change(ranked: Ranked, result: Observations, other: Observations, focus: Focus) -> Ranked:
     """Prompts on which the model is worse than another by most, or better if it is better on average; none on
     which both have the same number."""
 
-    def of(observations: Observations) -> Any:
-        numbers = of_performance_numbers(observations, by_accuracy=focus.by_accuracy)
-        rows = by_row(observations, numbers)
-        return np.array([rows[name] for name in result.example_ids], float)
-
-    lost = of(other) - of(result)
+    numbers = by_correctness if focus.by_accuracy else likelihood
+    before = by_row(other, numbers(other))
+    lost = np.array([before[name] for name in result.example_ids]) - numbers(result)
     less = lost.mean() >= 0
     lost = lost if less else -lost
-    least = (
-        500.0 if focus.by_accuracy else 0.0
-    )  # a right answer counts 1,000: only rows that changed it
+    least = RIGHT / 2 if focus.by_accuracy else 0.0  # only rows whose answer became right or wrong
     badness = np.where(lost > least, lost, -np.inf)
     worst = f"the right answer became {'less' if less else 'more'} likely"
     return replace(ranked, badness=badness, worst=worst, most="most changed")
-
-
-def of_performance_numbers(result: Observations, *, by_accuracy: bool) -> Any:
-    """A number for each answer: its log-probability, and before it whether it is right where accuracies count."""
-    correct = np.asarray(result.values["correct"], float)
-    likely = np.asarray(result.values.get("log_probability", correct), float)
-    return likely + (1e3 * correct if by_accuracy else 0.0)
 
 
 def of_cell(
@@ -254,9 +259,7 @@ def focused(
     measurement: Measurement, result: Observations, reference: str, peek: Peek, focus: Focus
 ) -> Ranked | None:
     """The rows of a result, ranked by what the claim asks."""
-    rank = next(rank for kind, rank in RANKINGS if isinstance(measurement.request, kind))
-    ranked = rank(measurement.request, result)
-    if ranked is None:
+    if (ranked := rank(measurement.request, result)) is None:
         return None
     if isinstance(result, CellResult):
         return of_cell(ranked, result, other_result(measurement, reference, peek), focus)
@@ -285,7 +288,6 @@ def shown(
     beside = other_result(measurement, reference, peek)
     numbers = {measurement.on: by_row(result, ranked.numbers)}
     if beside is not None:
-        rank = next(rank for kind, rank in RANKINGS if isinstance(measurement.request, kind))
         other = rank(measurement.request, beside)
         if other is not None:
             numbers[reference] = by_row(beside, other.numbers)
