@@ -32,6 +32,7 @@ from pytest_mechanism.runner.edited_weights import (
 )
 from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
+from pytest_mechanism.runner.ranked_rows import Focus
 from pytest_mechanism.runner.resident import task_of
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.undiscovered import missing_groups, verdict_without_heads
@@ -396,7 +397,7 @@ class ClaimEvaluator:
             if isinstance(claim, Coverage):
                 cell = partial(claim.broken, self.context(spec, claim, role))
             by_accuracy = getattr(claim, "of", "accuracy") == "accuracy"
-            focus = evidence.Focus(against, by_accuracy=by_accuracy, cell=cell)
+            focus = Focus(against, by_accuracy=by_accuracy, cell=cell)
             beside = against or REFERENCE
             return evidence.evidence(own_rows, own, beside, self.runner.peek, self._rows, focus)
         except Exception as problem:  # what a reader gets beside the verdict must not change it
