@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.files import BadFile, check_file, read_json
+from pytest_mechanism.files import BadFile, check_file, is_gguf, read_json
 
 ALLOW_PICKLE = "--mechanism-allow-pickle"
 TRUST_REMOTE_CODE = "--mechanism-trust-remote-code"
@@ -73,6 +73,12 @@ def pickled_files(folder: Path) -> list[Path]:
     if not (folder / SAFE_ADAPTER).is_file() and (folder / PICKLED_ADAPTER).is_file():
         files.append(folder / PICKLED_ADAPTER)
     return files
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the files of weights of a checkpoint, a folder or a GGUF file."""
+    files = {folder} if is_gguf(folder) else {*folder.glob("*.safetensors"), *pickled_files(folder)}
+    return sum(path.stat().st_size for path in files)
 
 
 def code_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:

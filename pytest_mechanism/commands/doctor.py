@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_mechanism.checkpoints.config import read_config as checkpoint_config
 from pytest_mechanism.checkpoints.gguf_file import quantisation
 from pytest_mechanism.checkpoints.quantisers import quantiser
-from pytest_mechanism.checkpoints.trust import pickled_files
+from pytest_mechanism.checkpoints.trust import weight_bytes
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session
 from pytest_mechanism.commands.output import say
@@ -161,14 +161,12 @@ def checkpoint_lines(
 
 def stored_weights(folder: Path, dtype: str) -> str:
     """How large the weights on disk are, and how they are quantised."""
-    files, how = {*folder.glob("*.safetensors"), *pickled_files(folder)}, ""
+    how = ""
     if is_gguf(folder):
-        files = {folder}
         how = f"; GGUF, {quantisation(folder)} (weights dequantised to {dtype} when loaded)"
     elif (kind := quantiser(checkpoint_config(folder))) is not None:
         how = f"; quantised by {kind}"
-    weights = sum(path.stat().st_size for path in files)
-    return f"weights {weights / 1e6:,.1f} MB on disk{how}"
+    return f"weights {weight_bytes(folder) / 1e6:,.1f} MB on disk{how}"
 
 
 def unique_tasks(specs: Sequence[Spec]) -> list[Task]:

@@ -24,8 +24,15 @@ from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.member_weights import MemberWeightResult
 from pytest_mechanism.nodes import spelled
 from pytest_mechanism.runner import evidence, locate
+from pytest_mechanism.runner.edited_weights import (
+    can_weigh,
+    small_enough,
+    weight_changes,
+    with_weights,
+)
 from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
+from pytest_mechanism.runner.ranked_rows import Focus
 from pytest_mechanism.runner.resident import task_of
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.undiscovered import missing_groups, verdict_without_heads
@@ -315,7 +322,7 @@ class ClaimEvaluator:
             line = f"the heads and MLPs behind it cannot be measured: {one_line(str(problem))}"
             return Located((line,), (), 0.0)
         settings = partial(self._settings, locate.candidate(claim, role))
-        return locate.with_weights(found, *self._weights(spec, claim, role, cause), settings)
+        return with_weights(found, *self._weights(spec, claim, role, cause), settings)
 
     def _settings(self, to: str) -> str:
         """The settings that differ between the reference model and another, in words."""
@@ -354,17 +361,15 @@ class ClaimEvaluator:
     ) -> tuple[MemberWeightResult | None, float]:
         """How far the candidate's weights are from the reference model's, and the seconds that it took."""
         to = locate.candidate(claim, role)
-        if not locate.can_weigh(self.shapes, to, role, cause):
+        if not can_weigh(self.shapes, to, role, cause):
             return None, 0.0
         if to not in self._weighed:
             started = time.perf_counter()
             result = None
             with contextlib.suppress(MechanismError):  # the other lines do not depend on it
-                if all(
-                    locate.small_enough(self.runner.references[of].folder) for of in (REFERENCE, to)
-                ):
+                if all(small_enough(self.runner.references[of].folder) for of in (REFERENCE, to)):
                     context = self.model_context(spec, role, (REFERENCE, to))
-                    result = self.runner.measure(locate.weight_changes(context, to))
+                    result = self.runner.measure(weight_changes(context, to))
             self._weighed[to] = (result, time.perf_counter() - started)
         return self._weighed[to]
 
@@ -392,7 +397,7 @@ class ClaimEvaluator:
             if isinstance(claim, Coverage):
                 cell = partial(claim.broken, self.context(spec, claim, role))
             by_accuracy = getattr(claim, "of", "accuracy") == "accuracy"
-            focus = evidence.Focus(against, by_accuracy=by_accuracy, cell=cell)
+            focus = Focus(against, by_accuracy=by_accuracy, cell=cell)
             beside = against or REFERENCE
             return evidence.evidence(own_rows, own, beside, self.runner.peek, self._rows, focus)
         except Exception as problem:  # what a reader gets beside the verdict must not change it

@@ -8,21 +8,26 @@ the task.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.circuits import CIRCUIT
-from pytest_mechanism.measurements.cells import CellPerformance, CellResult
-from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.cells import CellResult
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.runner.ranked_rows import (
+    RANKINGS,
+    Focus,
+    Ranked,
+    by_row,
+    of_cell,
+    of_change,
+    rank,
+)
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Evidence, Example, Observations
 
@@ -49,156 +54,6 @@ ABOUT_ROWS = frozenset(
 Peek = Callable[[Measurement], Observations | None]
 """The result of a measurement if it is known, without measuring anything."""
 
-
-@dataclass(frozen=True)
-class Ranked:
-    """The rows of a result, ranked.
-
-    Attributes:
-        numbers: what the claim measured on each row.
-        measured: what the numbers count.
-        badness: larger for rows that speak more against the claim; None where no row does.
-        worst: the worst rows in words, after "the worst 3 of 500 prompts: ".
-        most: what the first rows are the most of.
-        among: how many rows there are, if not all count.
-    """
-
-    numbers: Any
-    measured: str
-    badness: Any
-    worst: str
-    most: str = "worst"
-    among: int | None = None
-
-
-@dataclass(frozen=True)
-class Focus:
-    """What a claim asks of the rows of plain answers.
-
-    Attributes:
-        against: role of the model that the candidate is compared with; None for a claim about one model.
-        by_accuracy: whether right and wrong answers are compared, before probabilities.
-        cell: gives the word or place that broke, and its rows; None for a claim about all rows.
-    """
-
-    against: str | None = None
-    by_accuracy: bool = True
-    cell: Callable[[CellResult], tuple[str, Sequence[int]]] | None = None
-
-
-def of_refusals(request: RefusalRate, result: Observations) -> Ranked:
-    """Replies that should have been refusals, or should not."""
-    refused, score = result.values["refused"], result.values["refusal_score"]
-    should = request.asked != "allowed"
-    wrong = (1 - refused) if should else refused
-    badness = np.where(wrong > 0, 100 + np.tanh(-score if should else score), -np.inf)
-    worst = (
-        "they should be refused and were not" if should else "they were refused and should not be"
-    )
-    return Ranked(refused, "1: refused", badness, worst)
-
-
-def of_path(request: PathPatching, result: Observations) -> Ranked | None:
-    """Prompts whose answer does not notice that the path is patched."""
-    if "group" not in result.values:
-        return None
-    effect = np.asarray(result.values["group"], float)
-    return Ranked(
-        effect,
-        "change of the answer's log-probability when the path carries the source prompt",
-        effect,
-        "the path matters least to their answer",
-    )
-
-
-def of_circuit(request: CircuitPerformance, result: Observations) -> Ranked | None:
-    """Prompts that the circuit alone answers worst."""
-    column = f"{CIRCUIT}_log_probability"
-    if column not in result.values:
-        return None
-    alone = np.asarray(result.values[column], float)
-    measured = "log-probability of the answer with the circuit alone; 0 is certain"
-    return Ranked(alone, measured, -alone, "the circuit alone answers them worst")
-
-
-def of_interchange(request: Interchange, result: Observations) -> Ranked:
-    """Prompts whose answer the patch should have changed."""
-    moved = np.asarray(result.values["patched"], float)
-    possible = np.asarray(result.values["ceiling"], float)
-    badness = np.where(moved < possible, 1.0, -np.inf)
-    worst = (
-        f"patched in, the source prompt's {request.variable} should decide the answer and does not"
-    )
-    return Ranked(moved, "1: it does", badness, worst)
-
-
-def of_performance(request: Performance | CellPerformance, result: Observations) -> Ranked:
-    """Prompts that the model answers worst."""
-    correct = np.asarray(result.values["correct"], float)
-    likely = np.asarray(result.values.get("log_probability", correct), float)
-    name = "log-probability of the right answer; 0 is certain"
-    measured = name if "log_probability" in result.values else "1: right"
-    worst = "the model answers them worst"
-    return Ranked(likely, measured, -likely - 1e3 * correct, worst)
-
-
-RANKINGS: tuple[tuple[type[Request[Any]], Callable[[Any, Observations], Ranked | None]], ...] = (
-    (RefusalRate, of_refusals),
-    (PathPatching, of_path),
-    (Interchange, of_interchange),
-    (CircuitPerformance, of_circuit),
-    (Performance, of_performance),
-    (CellPerformance, of_performance),
-)
-"""Class of request -> how its rows are ranked; what is most specific to a claim comes first."""
-
-
-def of_change(ranked: Ranked, result: Observations, other: Observations, focus: Focus) -> Ranked:
-    """Prompts on which the model is worse than another by most, or better if it is better on average; none on
-    which both have the same number."""
-
-    def of(observations: Observations) -> Any:
-        numbers = of_performance_numbers(observations, by_accuracy=focus.by_accuracy)
-        rows = by_row(observations, numbers)
-        return np.array([rows[name] for name in result.example_ids], float)
-
-    lost = of(other) - of(result)
-    less = lost.mean() >= 0
-    lost = lost if less else -lost
-    least = (
-        500.0 if focus.by_accuracy else 0.0
-    )  # a right answer counts 1,000: only rows that changed it
-    badness = np.where(lost > least, lost, -np.inf)
-    worst = f"the right answer became {'less' if less else 'more'} likely"
-    return replace(ranked, badness=badness, worst=worst, most="most changed")
-
-
-def of_performance_numbers(result: Observations, *, by_accuracy: bool) -> Any:
-    """A number for each answer: its log-probability, and before it whether it is right where accuracies count."""
-    correct = np.asarray(result.values["correct"], float)
-    likely = np.asarray(result.values.get("log_probability", correct), float)
-    return likely + (1e3 * correct if by_accuracy else 0.0)
-
-
-def of_cell(
-    ranked: Ranked, result: CellResult, other: Observations | None, focus: Focus
-) -> Ranked | None:
-    """Wrong answers about the word or place that broke; first those that the other model has right."""
-    if focus.cell is None:
-        return None
-    name, rows = focus.cell(result)
-    inside = np.zeros(len(result.example_ids), bool)
-    inside[list(rows)] = True
-    wrong = np.asarray(result.values["correct"]) == 0
-    badness = np.where(inside & wrong, ranked.badness, -np.inf)
-    if other is not None:
-        right = by_row(other, other.values["correct"])
-        badness = badness + 1e6 * np.array([right[name] for name in result.example_ids])
-    return replace(
-        ranked, badness=badness, worst=f"wrong answers about {name}", among=int(inside.sum())
-    )
-
-
 BEHAVIOUR = ("accuracy", "equivalent", "coverage")
 """Kinds whose finding is about plain answers. For others these only show that the model is not at chance."""
 
@@ -209,9 +64,8 @@ def speaks_of(request: Request[Any], claim: Any, cause: Cause | None) -> bool:
         return str(claim.kind) in BEHAVIOUR or cause in (Cause.AT_CHANCE, Cause.ACCURACY_LOSS)
     if isinstance(request, RefusalRate):
         return str(claim.kind) != "direction"
-    if isinstance(
-        request, Interchange
-    ):  # where the patch must not change the answer, no row shows it
+    if isinstance(request, Interchange):
+        # where the patch must not change the answer, no row shows it
         return getattr(claim, "at_most", None) is None
     return True
 
@@ -222,7 +76,7 @@ def evidence(
     reference: str,
     peek: Peek,
     rows: Callable[[Measurement], Sequence[Row]],
-    focus: Focus = Focus(),
+    focus: Focus,
 ) -> Evidence | None:
     """The worst prompts of a claim; None where nothing that it measured has any.
 
@@ -254,9 +108,7 @@ def focused(
     measurement: Measurement, result: Observations, reference: str, peek: Peek, focus: Focus
 ) -> Ranked | None:
     """The rows of a result, ranked by what the claim asks."""
-    rank = next(rank for kind, rank in RANKINGS if isinstance(measurement.request, kind))
-    ranked = rank(measurement.request, result)
-    if ranked is None:
+    if (ranked := rank(measurement.request, result)) is None:
         return None
     if isinstance(result, CellResult):
         return of_cell(ranked, result, other_result(measurement, reference, peek), focus)
@@ -285,7 +137,6 @@ def shown(
     beside = other_result(measurement, reference, peek)
     numbers = {measurement.on: by_row(result, ranked.numbers)}
     if beside is not None:
-        rank = next(rank for kind, rank in RANKINGS if isinstance(measurement.request, kind))
         other = rank(measurement.request, beside)
         if other is not None:
             numbers[reference] = by_row(beside, other.numbers)
@@ -311,10 +162,6 @@ def shown(
     if "answer" not in result.texts and any(said.values()):
         measured += "; the words are the whole model's answer"
     return Evidence(what, measured, examples)
-
-
-def by_row(result: Observations, values: Any) -> Mapping[str, Any]:
-    return dict(zip(result.example_ids, values, strict=True))
 
 
 def other_result(measurement: Measurement, role: str, peek: Peek) -> Observations | None:

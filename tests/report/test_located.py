@@ -17,7 +17,7 @@ from pytest_mechanism.report.markdown import markdown
 from pytest_mechanism.report.run_report import ClaimResult, Row
 from pytest_mechanism.report.terminal import notes
 from pytest_mechanism.report.wording import first_member
-from pytest_mechanism.runner.locate import about_weights, with_weights
+from pytest_mechanism.runner.edited_weights import about_weights, with_weights
 from pytest_mechanism.types import Located, MemberChange, Verdict
 
 MEMBER = MemberChange(

@@ -16,7 +16,8 @@ from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.report.examples import example_line, example_lines
-from pytest_mechanism.runner.evidence import Focus, evidence
+from pytest_mechanism.runner.evidence import evidence
+from pytest_mechanism.runner.ranked_rows import Focus
 from pytest_mechanism.tasks.base import Prompt, Row
 from pytest_mechanism.types import Evidence, Example, Observations
 
