@@ -199,7 +199,7 @@ def test_revival_is_what_two_evaluations_running_show(
 
 @pytest.mark.parametrize("have", [(), ("control",), ("pretrained",)])
 def test_without_both_models_nothing_passes(have: tuple[str, ...]) -> None:
-    """It says what was found, and which options are missing; the words of its curves name no control that it has not."""
+    """It says what was found, and which options are missing; its curves name no control that it has not."""
     measure = runner(correct=AWAY, accuracies=KNOWN)
     assert ("the control" in revival().chart(case(*have), measure).explanation) == (
         "control" in have
