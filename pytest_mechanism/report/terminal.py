@@ -103,7 +103,7 @@ class TerminalSection:
             baselines = f"; {new} {'have' if new > 1 else 'has'} no baseline" if new else ""
             self.write_lines(
                 [
-                    f"{holding} of {len(judged(results))} claims hold, {others}{baselines}; -v lists all"
+                    f"{holding} of {len(judged(results))} claims hold, {others}{baselines}; -v: all"
                 ]
             )
             return
