@@ -72,8 +72,8 @@ MEANING: Mapping[Cause, str] = {
     "the mechanism is gone, or spread over heads that can replace each other. Compare with the release",
     Cause.NO_DIFFERENCE: "the two models do not differ in what the claim is to explain: no finding "
     "about the mechanism",
-    Cause.NOT_COMPARABLE: "the parts of the two models that the claim compares do not correspond: no "
-    "finding about the mechanism",
+    Cause.NOT_COMPARABLE: "no finding about the mechanism: the parts of the two models that the claim "
+    "compares do not correspond",
     Cause.MODEL_MISSING: "the run lacks a model to compare with, so the claim cannot be judged",
     Cause.MODEL_BROKEN: "training destroyed the copy that the claim examines, so the copy's failures "
     "show nothing about the model",
