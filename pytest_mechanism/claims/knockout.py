@@ -94,12 +94,11 @@ class Knockout(PerRoleClaim):
                 f"from_layer is {self.from_layer}; the model of role {context.role} has layers 0 to "
                 f"{layers - 1}"
             )
-        named = {self.from_layer}
-        for claim in context.claims:
-            same = isinstance(claim, Knockout) and context.role in claim.roles()
-            if same and (claim.source, claim.to) == (self.source, self.to):
-                named.add(claim.from_layer)
-        return sorted(named.intersection(range(layers)))
+        others = (
+            c for c in context.claims if isinstance(c, Knockout) and context.role in c.roles()
+        )
+        named = {c.from_layer for c in others if (c.source, c.to) == (self.source, self.to)}
+        return sorted((named | {self.from_layer}).intersection(range(layers)))
 
     def blocked(self, context: ClaimContext, starts: Iterable[int]) -> Measurement:
         """The model with attention blocked from each of some layers on."""
