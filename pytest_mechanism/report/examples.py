@@ -8,7 +8,7 @@ from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.errors import visible
 from pytest_mechanism.types import Evidence, Example
 
-PROMPT = 45
+PROMPT = 48
 """Characters of a prompt that are shown, from its end, where it does not fit on a line with the answers."""
 
 LEAST = 20
