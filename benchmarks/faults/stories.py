@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from scipy.stats import t
+from transformers import LlamaForCausalLM
 
 from benchmarks.faults import gate, same_function, saved, sizes, weights
 from benchmarks.faults.benign import ORDERS, benign
@@ -73,18 +74,18 @@ def tuned(seed: int, rate: float, steps: int, *, start: str = "release") -> Make
 def mute(word: str, factor: float) -> Edit:
     """A word is said with ``factor`` of its logit."""
 
-    def edit(model) -> None:  # type: ignore[no-untyped-def]
+    def edit(model: LlamaForCausalLM) -> None:
         model.get_output_embeddings().weight[IDS[word]] *= factor
 
     return edit
 
 
-def faults() -> Iterator[Change]:
-    """Of heads, layers, words and all matrices."""
+def harmed(name: str, kind: str, strength: str, make: Make) -> Change:
+    return Change(name, kind, True, strength, make)
 
-    def harmed(name: str, kind: str, strength: str, make: Make) -> Change:
-        return Change(name, kind, True, strength, make)
 
+def local_faults() -> Iterator[Change]:
+    """Of heads and layers."""
     for layer, head in HEADS:
         for share in (0.5, 1.0):
             yield harmed(f"noise in head {layer}.{head}, {share:g}", "head noised", f"{share:.0%}",
@@ -99,6 +100,10 @@ def faults() -> Iterator[Change]:
                      weights.layer_set_back(layer, 1.0))  # fmt: skip
         yield harmed(f"layer {layer} in 3 bits", "too few bits", "3 bits, a layer",
                      edited(weights.rounded(3, [layer])))  # fmt: skip
+
+
+def wide_faults() -> Iterator[Change]:
+    """Of all matrices, and of words."""
     for bits in (4, 3):
         for by_row in (True, False):
             yield harmed(f"{bits} bits, a step for each {'row' if by_row else 'matrix'}", "too few bits",
@@ -110,7 +115,7 @@ def faults() -> Iterator[Change]:
         yield harmed(f"{share:.0%} of stories_none merged in", "merge", f"{share:.0%}",
                      weights.merged("stories_none", share))  # fmt: skip
     for word in MUTED:
-        yield harmed(f"{word} said at 0.5", "words muted", "50%", edited(mute(word, 0.5)))
+        yield harmed(f"{word} said at 0.3", "words muted", "70%", edited(mute(word, 0.3)))
 
 
 def harmless() -> Iterator[Change]:
@@ -158,7 +163,7 @@ def harmless() -> Iterator[Change]:
 
 def changes() -> list[Change]:
     """All of them."""
-    return check_unique([*faults(), *harmless()])
+    return check_unique([*local_faults(), *wide_faults(), *harmless()])
 
 
 def bound(upper_ends: Sequence[float]) -> float:
