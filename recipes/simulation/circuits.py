@@ -354,7 +354,7 @@ CIRCUITS = (
         {"text": tuple(f"line {i}" for i in range(10)), "at_most": 0.02},
         read,
         0.02,
-        0.015,
+        0.01,
         "pair",
     ),
     Simulated("faithfulness", {"between": [0.8, 1.2]}, faithful, 0.8, 0.95),
