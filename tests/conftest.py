@@ -1,16 +1,12 @@
 """pytest's own tool for running pytest inside a test; one thread a process, no network; signatures of the
-packages below are checked, tensor shapes included, unless `WITHOUT_SHAPES` is set."""
+packages below are checked, tensor shapes included."""
 
 import gc
 import os
 import sys
 
 import pytest
-from jaxtyping import install_import_hook
-
-WITHOUT_SHAPES = "MECHANISM_TESTS_WITHOUT_SHAPES"
-"""Set to 1, signatures are not checked, which takes a third of the numerical tests' time: for a run that repeats
-tests whose shapes were checked before."""
+import shape_checks
 
 # before torch is imported: several workers with several threads each get in each other's way
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,18 +17,14 @@ sys.dont_write_bytecode = False
 
 pytest_plugins = ["pytester"]
 
-if os.environ.get(WITHOUT_SHAPES) != "1":
-    install_import_hook(
-        [
-            f"pytest_mechanism.{package}"
-            for package in (
-                "engine",
-                "model_families",
-                "methods",
-            )
-        ],
-        "beartype.beartype",
-    )
+shape_checks.check_shapes(
+    f"pytest_mechanism.{package}" for package in ("engine", "model_families", "methods")
+)
+
+
+def pytest_runtest_logstart() -> None:
+    """Each test has its own first calls, whichever tests ran before."""
+    shape_checks.calls.clear()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

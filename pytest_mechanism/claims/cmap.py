@@ -83,8 +83,8 @@ class Cmap(Masked):
 
     summary: ClassVar[str] = "one model's activations in another recover its gain"
     if_red: ClassVar[str] = (
-        "patching one model's activations of these heads into the other does not carry over "
-        "its advantage: the gain comes from other parts, or the two models encode it differently"
+        "these heads do not carry over the gain: patched from one model into the other, their activations do not "
+        "bring its advantage. It comes from other parts, or the two models encode it differently"
     )
     members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")

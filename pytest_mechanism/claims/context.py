@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import MeasurementError, MechanismError
@@ -18,6 +18,9 @@ from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import BY_CONTENT
 from pytest_mechanism.types import Head, Observations, Result_co, Setting, canonical
+
+if TYPE_CHECKING:
+    from pytest_mechanism.claims.base import Claim
 
 
 class Measure(Protocol):
@@ -83,6 +86,7 @@ class ClaimContext:
         setting: the conditions that each score records.
         search: finds the circuits that the claim asks for (`Claim.required_searches`).
         sweep_rows: pairs of prompts on which profiles are measured; None for as many as the task has rows.
+        claims: of the spec, for a claim that shares a measurement with others.
     """
 
     role: str
@@ -94,6 +98,7 @@ class ClaimContext:
     setting: Setting
     search: Search = no_search
     sweep_rows: int | None = None
+    claims: Sequence[Claim] = ()
 
     def measurement(
         self, request: Request[Result_co], on: str, inputs: tuple[Measurement, ...] = ()

@@ -170,15 +170,16 @@ class Decodable(PerRoleClaim):
             # probes of shuffled answers hardly differ from model to model
             if role == context.role or not line.control
         ]
+        still = "A line far above guessing means that the answer is still in there"
+        if self.control in roles:
+            still = "A line far above that of the model that never had the capability means that it is still in there"
         return Chart(
             "Can the answer be read from the activations?",
             "layers, 0 is the embedding",
             f"accuracy of a linear probe at {self.position}",
             tuple(lines),
             (context.task.chance, "guessing"),
-            "A linear probe of the residual stream after each layer. A line far above that of the "
-            "model that never had the capability means that it is still in there, even if the model "
-            "does not say it.",
+            f"A linear probe of the residual stream after each layer. {still}, even if the model does not say it.",
         )
 
     def accuracy(self, context: ClaimContext, result: ProbeResult) -> Score:

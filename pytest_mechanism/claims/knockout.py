@@ -4,13 +4,15 @@ In layer l and all later ones no head of any kind may attend from ``from`` to ``
 (`methods.circuits.knockout`; Geva et al. 2023, section 3; Prakash et al. 2024, appendix). Score: the
 accuracy that the model loses. Control: as many random pairs of tokens, blocked from the same layer on.
 
-The whole curve over l is measured and ``pytest-mechanism show`` draws it: the layer at which it rises
-is that by which the model has moved the information. ``drops_at_least`` claims that the answer needs
-the attention from ``from_layer`` on, ``drops_at_most`` that it no longer does.
+``drops_at_least`` claims that the answer needs the attention from ``from_layer`` on, ``drops_at_most``
+that it no longer does. A gate blocks from the layers that the spec's claims about these positions name;
+``pytest-mechanism show`` measures all others too and draws the curve over l: the layer at which it rises
+is that by which the model has moved the information.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -79,8 +81,9 @@ class Knockout(PerRoleClaim):
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def blocked(self, context: ClaimContext) -> Measurement:
-        """The model with attention blocked from each of its layers on.
+    def named_layers(self, context: ClaimContext) -> list[int]:
+        """``from_layer`` of each claim of the spec about these positions of this model: one measurement
+        serves them all, and its random pairs cost most of a run.
 
         Raises:
             MechanismError: the model has no such layer.
@@ -91,10 +94,18 @@ class Knockout(PerRoleClaim):
                 f"from_layer is {self.from_layer}; the model of role {context.role} has layers 0 to "
                 f"{layers - 1}"
             )
+        others = (
+            c for c in context.claims if isinstance(c, Knockout) and context.role in c.roles()
+        )
+        named = {c.from_layer for c in others if (c.source, c.to) == (self.source, self.to)}
+        return sorted((named | {self.from_layer}).intersection(range(layers)))
+
+    def blocked(self, context: ClaimContext, starts: Iterable[int]) -> Measurement:
+        """The model with attention blocked from each of some layers on."""
         request = AttentionKnockout(
             query=self.source,
             key=self.to,
-            starts=tuple(range(layers)),
+            starts=tuple(starts),
             rows=context.rows,
             stream="rows",
             seed=context.seed,
@@ -102,7 +113,8 @@ class Knockout(PerRoleClaim):
         return context.measurement(request, context.role)
 
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        return performance(context, context.role), self.blocked(context)
+        named = self.named_layers(context)
+        return performance(context, context.role), self.blocked(context, named)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         full, blocked = (measure(m) for m in self.required_measurements(context))
@@ -146,6 +158,9 @@ class Knockout(PerRoleClaim):
     def chart(self, context: ClaimContext, measure: Measure) -> Chart:
         full, blocked = (measure(m) for m in self.required_measurements(context))
         how, layers = context.sampling(full), context.shapes[context.role].n_layers
+        values = dict(blocked.values)
+        if others := set(range(layers)).difference(self.named_layers(context)):
+            values.update(measure(self.blocked(context, sorted(others))).values)
 
         def point(x: int, rows: Any) -> tuple[float, float, tuple[float, float]]:
             share = estimates.proportion(rows, how)
@@ -153,7 +168,7 @@ class Knockout(PerRoleClaim):
 
         lines = []
         for what in ("pair", "random"):
-            points = [point(x, blocked.values[f"{what}@{x}_correct"]) for x in range(layers)]
+            points = [point(x, values[f"{what}@{x}_correct"]) for x in range(layers)]
             points.append(point(layers, full.values["correct"]))
             name = f"{self.source} -> {self.to}" if what == "pair" else RANDOM
             lines.append(Line(context.role, name, tuple(points), control=what == "random"))

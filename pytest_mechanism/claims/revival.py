@@ -63,6 +63,9 @@ def revival_chart(
         for role in (context.role, *([control] if context.has(control) else []))
         for curve in claim.measured_curves(context, role, "capability", measure)
     ]
+    learned = "another without the capability would rise slowly, because it learns anew."
+    if any(line.control for line in lines):
+        learned = "a line that rises as slowly as that of the control, which never had the capability, is learned anew."
     return Chart(
         "How fast does training bring back what is refused?",
         "steps of reverse fine-tuning",
@@ -70,6 +73,5 @@ def revival_chart(
         tuple(lines),
         (needed.value, "threshold: the capability is back"),
         "A copy of each model is trained on the forbidden questions with their answers. A line that "
-        "rises at once was hidden by a wrapper; a line that rises as slowly as that of the control, "
-        "which never had the capability, is learned anew.",
+        f"rises at once was hidden by a wrapper; {learned}",
     )

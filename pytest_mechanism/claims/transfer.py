@@ -85,8 +85,8 @@ class Transfer(Claim):
 
     summary: ClassVar[str] = "one model's circuit works in another"
     if_red: ClassVar[str] = (
-        "the circuit of one model does not do the work in the other, which solves the task by other "
-        "parts"
+        "the circuit does not work in the other model: the heads that do the task in one do not do it in the other, "
+        "which solves it by other parts"
     )
     members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("faithfulness_at_least",)

@@ -250,27 +250,39 @@ class MechanismPlugin:
                 self.errors.append(message)  # the reports after this one say so
                 report = self.run_report(int(pytest.ExitCode.USAGE_ERROR))
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: above pytest's FAILURES
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int
-    ) -> None:
+    ) -> Generator[None, object, object]:
+        """The section of the run comes first, because the conclusion belongs on the first screen."""
+        report = self.write_section(terminalreporter, int(exitstatus))
+        summary = yield
+        if report is not None:
+            from pytest_mechanism.report.annotations import in_github_job, workflow_commands
+
+            if in_github_job():
+                for line in workflow_commands(report, terminalreporter.config.rootpath):
+                    terminalreporter.write_line(line)
+        return summary
+
+    def write_section(
+        self, terminalreporter: pytest.TerminalReporter, exit_code: int
+    ) -> RunReport | None:
+        """The section of the run, and its report; None where there is nothing to say."""
         if is_worker(terminalreporter.config):
-            return  # the controller has the results of all workers
+            return None  # the controller has the results of all workers
         if not (self.outcomes.results or self.outcomes.reasons or self.errors or self.warnings):
-            return
+            return None
         from pytest_mechanism.report.terminal import TerminalSection
 
         shows_table = self.session.paired and bool(self.outcomes.results)
         shows_header = shows_table and not self.header_shown
         header = self.session.checkpoint_lines() if shows_header else ()
-        report = self.run_report(int(exitstatus))
+        report = self.run_report(exit_code)
         width = terminalreporter._tw.fullwidth  # noqa: SLF001 - pytest has no other name for it
         verbose = terminalreporter.verbosity > 0
         TerminalSection(terminalreporter, header, width, verbose).write(report)
-        from pytest_mechanism.report.annotations import in_github_job, workflow_commands
-
-        if in_github_job():
-            for line in workflow_commands(report, terminalreporter.config.rootpath):
-                terminalreporter.write_line(line)
+        return report
 
     @property
     def names_checkpoints(self) -> bool:

@@ -8,7 +8,7 @@ Rules, in this order:
    accuracy, what the model refuses, groups from the input to the answer, the whole circuit, transfer, cmap
    (`ClaimResult.order`).
 
-A refuted claim says that something broke. A claim that is red for another reason (undecided, no control, behind its
+A refuted claim says that something broke. A red claim that is not refuted (undecided, without a control, behind its
 baseline) says only that, and the sentence never claims more.
 """
 
@@ -37,6 +37,7 @@ from pytest_mechanism.report.wording import (
     first_weights,
     first_work,
     may_follow,
+    more_rows,
     moved,
     names,
     never_ran,
@@ -203,7 +204,7 @@ def unfit_spec(report: RunReport, foreign: Sequence[ClaimResult]) -> list[str]:
         first = foreign[0]
         return [
             f"{which} is not shown to hold on your base model ({named} undecided): no conclusion about the candidate.",
-            f"First, {first.claim} on base: {reason(first)}.",
+            f"First, {first.claim} on base: {reason(first)}.{more_rows(first, foreign)}",
         ]
     said = [
         f"{which} does not hold on your base model ({named}): no conclusion about the candidate."
@@ -275,7 +276,8 @@ def about_reds(
     sentences = [
         *lead,
         f"{share} {'is' if len(reds) == 1 else 'are'} undecided, which counts as red: nothing is shown to have "
-        f"broken, and nothing to be intact. First, {reds[0].claim} on {role(reds[0])}: {reason(reds[0])}.",
+        f"broken, and nothing to be intact. First, {reds[0].claim} on {role(reds[0])}: {reason(reds[0])}."
+        f"{more_rows(reds[0], reds)}",
         *first_member(reds),
     ]
     return "undecided", sentences[:MOST_SENTENCES], reds[0]

@@ -8,7 +8,7 @@ from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.errors import visible
 from pytest_mechanism.types import Evidence, Example
 
-PROMPT = 45
+PROMPT = 48
 """Characters of a prompt that are shown, from its end, where it does not fit on a line with the answers."""
 
 LEAST = 20
@@ -98,11 +98,12 @@ def extract(prompt: str, expected: str) -> str:
 
 
 def ending(prompt: str, most: int) -> str:
-    """The end of a prompt, from a word on, as one line."""
+    """The end of a prompt, from a word on, as one line of at most ``most`` characters."""
     text = " ".join(prompt.split())
     if len(text) <= most:
         return text
-    return f"...{text[-most:].partition(' ')[2] or text[-most:]}"
+    end = text[3 - most :]
+    return f"...{end.partition(' ')[2] or end}"
 
 
 def shortened(text: str, most: int) -> str:

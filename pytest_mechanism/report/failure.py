@@ -27,6 +27,15 @@ STATUS = {
     "warn": "does not hold (severity: warn, not red)",
 }
 
+BRIEF = (
+    Cause.REFUTED,
+    Cause.UNSETTLED,
+    Cause.NOT_COMPARABLE,
+    Cause.ACCURACY_LOSS,
+    Cause.UNDECIDED,
+)
+"""Causes whose sentence has the essential before its colon."""
+
 MINUS = re.compile(r"(\S+)(?: of (\w+))? minus that of (\w+)")
 """The name of a paired difference, whose own model is the claim's role where the name does not say it."""
 
@@ -69,6 +78,12 @@ def message(result: ClaimResult) -> str:
     return f"{result.claim} on {result.role}{verdict}: {compared(result.reason, result.role)}"
 
 
+def untitled(result: ClaimResult) -> str:
+    """The message without the claim's name, which pytest writes above the block."""
+    verdict = "inconclusive: " if result.verdict == "inconclusive" else ""
+    return verdict + compared(result.reason, result.role)
+
+
 def compared(text: str, role: str) -> str:
     """A text in which paired differences name both models: ``accuracy, ft minus base``."""
     return MINUS.sub(lambda found: f"{found[1]}, {found[2] or role} minus {found[3]}", text)
@@ -76,7 +91,7 @@ def compared(text: str, role: str) -> str:
 
 def block(result: ClaimResult) -> list[str]:
     """A red claim in a few lines: each judged score that is red, and what that means in plain words."""
-    lines = [message(result) + beside_baseline(result)]
+    lines = [untitled(result) + beside_baseline(result)]
     for row in result.rows:
         judged = row.compared or (row.low, row.high) != (None, None)
         if row.verdict not in ("pass", "skipped") and row.score is not None and row.name and judged:
@@ -87,8 +102,8 @@ def block(result: ClaimResult) -> list[str]:
                 lines.append(f"  {name} {shown}; claimed: {shortened(row.threshold)}")
     place = f"{result.spec}:{result.line}" if result.line else result.spec
     plain = first_sentence(result.meaning or "")
-    if result.cause is Cause.REFUTED:
-        plain = plain.partition(": ")[0]  # what the kind says first; -v has the rest
+    if result.cause in BRIEF:
+        plain = plain.partition(": ")[0]  # -v has the rest
     return [*lines, f"  {place}: {plain}" if plain else f"  {place}"]
 
 

@@ -84,7 +84,7 @@ def profile_maps(
             )
             for (at, readers), members in stages.items()
         ],
-        "share of the answer's logit",
+        "share of the prompt's effect",
         "head or MLP of a group of the spec",
         "Path patching of one head or MLP at a time into the readers of a group, as a share of what the whole "
         "source prompt does to the answer's logit; the sweep that explains red claims (kind same_profile). Claims "

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import REFERENCE
+from pytest_mechanism.report.rows import UNACCEPTED
 from pytest_mechanism.report.run_report import ClaimResult, ConclusionState, RunReport
-
-UNACCEPTED = (Cause.NOT_ACCEPTED, Cause.REDEFINED)
-"""Causes of red claims that only lack an accepted score."""
 
 
 def next_steps(

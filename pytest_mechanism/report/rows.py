@@ -17,6 +17,9 @@ NO_WORSE = "no worse than baseline"
 BASELINE_CAUSES = frozenset({Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Cause.NOT_ACCEPTED})
 """Every threshold holds; the comparison with the accepted score makes the claim red."""
 
+UNACCEPTED = frozenset({Cause.NOT_ACCEPTED, Cause.REDEFINED})
+"""Of these, the causes of red claims that only lack an accepted score: nothing broke."""
+
 BETTER_THAN_CONTROL = "better than its control"
 
 

@@ -54,7 +54,7 @@ class TerminalSection:
         for error in report.errors:
             self.write_lines([f"ERROR: {error}"], red=True)
         if report.checkpoints and report.claims:
-            self.terminal.section(f"mechanism: {report.pair}")
+            self.terminal.write_sep("=", f"mechanism: {report.pair}")
             self.write_lines(self.header)
             self.write_conclusion(report)
             self.write_examples(report)
@@ -95,16 +95,14 @@ class TerminalSection:
             self.terminal.write_line(rest)
 
     def write_narrow_table(self, results: Sequence[ClaimResult]) -> None:
-        """The table for 80 columns; with red claims, whose blocks stand above, only how many hold."""
+        """The table for 80 columns; with red claims, whose blocks follow, only how many hold."""
         if self.brief(results):
             holding = sum(result.verdict == "pass" for result in results)
             new = sum(result.drift_state == "new" for result in results if result.verdict == "pass")
-            baselines = f" ({new} have no baseline yet)" if new else ""
+            others = tally(result for result in judged(results) if result.verdict != "pass")
+            baselines = f"; {new} {'have' if new > 1 else 'has'} no baseline" if new else ""
             self.write_lines(
-                [
-                    f"{holding} of {len(judged(results))} claims hold{baselines}: "
-                    f"{tally(result for result in judged(results) if result.verdict != 'pass')}; -v lists every score"
-                ]
+                [f"{holding} of {len(judged(results))} claims hold, {others}{baselines}; -v: all"]
             )
             return
         for verdict, rest in narrow_cells(results, self.width):

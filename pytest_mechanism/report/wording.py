@@ -65,6 +65,24 @@ def short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip()}…"
 
 
+NEEDED = re.compile(r"about ([\d,]+) rows in all would decide")
+"""What an undecided claim says of its rows (`statistics.verdicts.settle`)."""
+
+
+def more_rows(first: ClaimResult, undecided: Sequence[ClaimResult]) -> str:
+    """The sentence about another undecided claim of the same spec that needs more rows than the one that is quoted;
+    empty where none does."""
+
+    def needed(result: ClaimResult) -> int:
+        found = NEEDED.search(result.reason)
+        return int(found[1].replace(",", "")) if found else 0
+
+    most = max((r for r in undecided if r.spec == first.spec), key=needed, default=first)
+    if not 0 < needed(first) < needed(most):
+        return ""
+    return f" {most.claim} on {role(most)} needs more: about {needed(most):,} rows would decide all of them."
+
+
 def sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
 

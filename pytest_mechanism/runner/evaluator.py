@@ -140,6 +140,7 @@ class ClaimEvaluator:
                 },
                 versions=versions(),
             ),
+            claims=tuple(spec.claims.values()),
         )
 
     def skip_reason(self, spec: Spec) -> str | None:

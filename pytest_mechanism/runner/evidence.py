@@ -156,19 +156,26 @@ def shown(
     peek: Peek,
     rows: Callable[[Measurement], Sequence[Row]],
 ) -> Evidence | None:
-    """The worst rows of a result, with what both models said on them."""
-    order = np.argsort(-np.asarray(ranked.badness, float), kind="stable")
+    """The worst rows of a result, with what both models said on them; of equally bad ones first those on which the
+    models differ most."""
+    beside = other_result(measurement, reference, peek)
+    other = None if beside is None else rank(measurement.request, beside)
+    numbers = {measurement.on: by_row(result, ranked.numbers)}
+    apart = np.zeros(len(result.example_ids))
+    if beside is not None and other is not None:
+        numbers[reference] = by_row(beside, other.numbers)
+        apart = np.array(
+            [
+                abs(numbers[measurement.on][x] - numbers[reference].get(x, 0.0))
+                for x in result.example_ids
+            ]
+        )
+    order = np.lexsort((-apart, -np.asarray(ranked.badness, float)))
     worst = [int(i) for i in order[:SHOWN] if np.isfinite(ranked.badness[i])]
     by_id = {row.id: row for row in rows(measurement)}
     ids = [result.example_ids[i] for i in worst]
     if any(name not in by_id for name in ids):
         return None
-    beside = other_result(measurement, reference, peek)
-    numbers = {measurement.on: by_row(result, ranked.numbers)}
-    if beside is not None:
-        other = rank(measurement.request, beside)
-        if other is not None:
-            numbers[reference] = by_row(beside, other.numbers)
     said = {
         on: answers(measurement, on, asked, peek)
         for on in dict.fromkeys((reference, measurement.on))

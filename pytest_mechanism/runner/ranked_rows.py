@@ -99,9 +99,9 @@ def of_interchange(request: Interchange, result: Observations) -> Ranked:
     possible = np.asarray(result.values["ceiling"], float)
     badness = np.where(moved < possible, 1.0, -np.inf)
     worst = (
-        f"patched in, the source prompt's {request.variable} should decide the answer and does not"
+        f"with another prompt's {request.variable} patched in, the answer should change as expected"
     )
-    return Ranked(moved, "1: it does", badness, worst)
+    return Ranked(moved, "1: it does, 0: not", badness, worst)
 
 
 def of_performance(request: Performance | CellPerformance, result: Observations) -> Ranked:

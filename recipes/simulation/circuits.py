@@ -343,7 +343,7 @@ CIRCUITS = (
         0.02,
     ),
     Simulated(
-        "coverage", {"at_least": 0.7}, by_cell, 0.7, 0.97, fixed="a cell has a share of the rows"
+        "coverage", {"at_least": 0.7}, by_cell, 0.7, 0.97, fixed="a word has a share of the rows"
     ),
     Simulated("equivalent", {"margin": 0.1}, two_models, 0.1, 0.0, "pair"),
     Simulated(

@@ -199,8 +199,12 @@ def test_revival_is_what_two_evaluations_running_show(
 
 @pytest.mark.parametrize("have", [(), ("control",), ("pretrained",)])
 def test_without_both_models_nothing_passes(have: tuple[str, ...]) -> None:
-    """It says what was found, and which options are missing."""
-    verdict = revival().judge(case(*have), runner(correct=AWAY, accuracies=KNOWN))
+    """It says what was found, and which options are missing; its curves name no control that it has not."""
+    measure = runner(correct=AWAY, accuracies=KNOWN)
+    assert ("the control" in revival().chart(case(*have), measure).explanation) == (
+        "control" in have
+    )
+    verdict = revival().judge(case(*have), measure)
     assert verdict.status == "inconclusive"
     for role in {"control", "pretrained"} - {*have}:
         assert f"--mechanism-model {role}=REFERENCE" in verdict.reason

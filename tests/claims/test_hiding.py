@@ -192,6 +192,11 @@ def test_the_probes_curve_goes_through_every_layer() -> None:
     ]  # fmt: skip
     assert [(x, y) for x, y, _ in chart.lines[0].points] == [(k, k / 10) for k in range(11)]
     assert chart.threshold == (CHANCE, "guessing")
+    alone = claim.chart(case(), measured).explanation
+    assert ["never had the capability" in text for text in (chart.explanation, alone)] == [
+        True,
+        False,
+    ]
 
 
 # -- localised

@@ -19,11 +19,13 @@ from pytest_mechanism.claims.curve import DRAWS, Curve
 from pytest_mechanism.claims.encodes import Encodes
 from pytest_mechanism.claims.equivalent import Equivalent
 from pytest_mechanism.claims.faithfulness import Faithfulness
+from pytest_mechanism.claims.knockout import Knockout
 from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode, HeadCodes
+from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.spec.load import load
@@ -516,6 +518,35 @@ def test_a_model_that_needs_no_head_has_no_line_in_the_chart_of_a_curve(case: Cl
     names = [f"{name}{count}_correct" for name in rankings for count in (0, *claim.counts(case))]
     chart = claim.chart(case, lambda _: seen(correct=ONE, **dict.fromkeys(names, ONE)))
     assert chart.lines == ()
+
+
+def test_knockouts_of_the_same_positions_share_a_measurement_of_the_layers_that_they_name(
+    case: ClaimContext,
+) -> None:
+    """Not those of claims about other positions or another model, nor a layer that the model lacks. The curve
+    measures the other layers, each once."""
+
+    def claim(layer: int, to: str = "query_label", on: str = "ft") -> Knockout:
+        settings = {"kind": "knockout", "from": "last", "to": to, "on": on, "drops_at_least": 0.1}
+        return Knockout.model_validate(settings | {"from_layer": layer})
+
+    claims = (claim(2), claim(0), claim(9), claim(1, "correct_object"), claim(3, on="base"))
+    case = replace(case, claims=claims)
+    asked: list[tuple[int, ...]] = []
+
+    def fake(m: Measurement) -> Observations:
+        if not isinstance(m.request, AttentionKnockout):
+            return seen(correct=ONE)
+        asked.append(m.request.starts)
+        names = [f"{w}@{x}_correct" for w in ("pair", "random") for x in m.request.starts]
+        return seen(**dict.fromkeys(names, ONE))
+
+    for knockout in claims[:2]:
+        knockout.judge(case, fake)
+    assert asked == [(0, 2), (0, 2)]
+    curve = claims[0].chart(case, fake)
+    assert sorted(asked[2] + asked[3]) == [0, 1, 2, 3]
+    assert [x for x, _, _ in curve.lines[0].points] == [0, 1, 2, 3, 4]
 
 
 def test_rows_that_do_not_belong_together_are_not_compared(case: ClaimContext) -> None:

@@ -217,7 +217,8 @@ def test_two_gates_of_a_pull_request_have_two_comments(result: bool, tmp_path: P
         "nightly-4-bits": {"NAME": "nightly -- 4 bits!"},
     }
     (tmp_path / "out").mkdir()
-    if result:
+    if result:  # whose commands take seconds
+        gates = {name: gates[name] for name in ("circuits-base-ft", "nightly-4-bits")}
         JsonFile(tmp_path / "out" / "mechanism.json").write(concluded(report_of(claim())))
     for name, given in gates.items():
         done = run_script("Comment and badge", tmp_path, **given)

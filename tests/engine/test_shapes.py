@@ -1,8 +1,6 @@
-"""While tests run, signatures are checked, shapes of tensors included."""
+"""While tests run, signatures are checked on the first calls, shapes of tensors included."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 import torch
@@ -11,10 +9,6 @@ from jaxtyping import TypeCheckError
 from pytest_mechanism.engine.reference import is_repeat
 
 
-@pytest.mark.skipif(
-    os.environ.get("MECHANISM_TESTS_WITHOUT_SHAPES") == "1",
-    reason="MECHANISM_TESTS_WITHOUT_SHAPES leaves the checks out",
-)
 def test_a_tensor_of_another_shape_is_an_error() -> None:
     """Positions have rows and columns."""
     with pytest.raises(TypeCheckError, match="is_repeat"):

@@ -68,26 +68,33 @@ def context_of(spec: Spec, random_folder: Path) -> Callable[[str], MeasurementCo
     return of
 
 
-@pytest.fixture(params=["branch", "reference"])
-def base_context(
-    context_of: Callable[[str], MeasurementContext], request: pytest.FixtureRequest
-) -> MeasurementContext:
-    """The measurement context of ``base``, by each engine."""
-    context = context_of("base")
-    if request.param == "reference":
-        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
-    assert context.engine.name == request.param
-    return context
-
-
-def loaded(folder: Path, task: Task) -> MeasurementContext:
+def loaded(folder: Path, task: Task, dtype: str = "float32") -> MeasurementContext:
     """The measurement context of a checkpoint and a task."""
     vocabulary = SharedVocabulary((Encoder.load(folder),))
     rows = task.rows(vocabulary, 8, "self-check")
     model = load_model(
-        folder.name, folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids)
+        folder.name, folder, "cpu", dtype, lambda e: list(e.encode(rows[0].base).ids)
     )
     return make_context(model, task, vocabulary, ModelOptions(), Silent(), rows)
+
+
+@pytest.fixture(scope="session")
+def exact_context_of(spec: Spec) -> Callable[[str], MeasurementContext]:
+    """The measurement context of an embedded model in float64, loaded once: what separates it from a direct
+    computation is an error, and not the rounding of either."""
+    return cache(lambda name: loaded(ZOO / name, spec.task, "float64"))
+
+
+@pytest.fixture(params=["branch", "reference"])
+def base_context(
+    exact_context_of: Callable[[str], MeasurementContext], request: pytest.FixtureRequest
+) -> MeasurementContext:
+    """The measurement context of ``base`` in float64, by each engine."""
+    context = exact_context_of("base")
+    if request.param == "reference":
+        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
+    assert context.engine.name == request.param
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def test_weights_are_those_that_transformers_gives(
     of the key and averaged over the tokens of the query."""
     result = attention.measure(base_context, share_request(base_context, query, key), [])
     plain = AutoModelForCausalLM.from_pretrained(
-        ZOO / "base", dtype=torch.float32, attn_implementation="eager"
+        ZOO / "base", dtype=torch.float64, attn_implementation="eager"
     )
     for i, row in enumerate(base_context.task.rows(base_context.vocabulary, ROWS, "rows")):
         side = base_context.side([row.base])

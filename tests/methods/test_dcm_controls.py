@@ -35,7 +35,7 @@ SHARES = (0.25, 0.5, 1.0, 0.75, 0.0)
 
 def mixed_by_hooks(tokens: Any, other: Any, places: Any, other_places: Any) -> torch.Tensor:
     """The last tokens' logits of plain transformers, where heads and MLPs are mixed at one position."""
-    model = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float64).eval()
     rows = torch.arange(len(places))
     kept: dict[str, torch.Tensor] = {}
     width = model.config.head_dim

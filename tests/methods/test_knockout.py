@@ -42,11 +42,11 @@ def accuracies(context: MeasurementContext, query: str, key: str) -> dict[str, l
 def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
     base_context: MeasurementContext, query: str, key: str
 ) -> None:
-    """Each row and each first layer within 1e-5 (of the value, above 1 nat): transformers' own eager
+    """Each row and each first layer within 1e-5: transformers' own eager
     attention, whose mask has the lowest number at the blocked pairs in that layer and all later ones."""
     result = knockout.measure(base_context, knockout_request(query, key, rows=14), [])
     plain = AutoModelForCausalLM.from_pretrained(
-        ZOO / "base", dtype=torch.float32, attn_implementation="eager"
+        ZOO / "base", dtype=torch.float64, attn_implementation="eager"
     )
 
     def blocking(pairs: list[tuple[int, int]]) -> Callable[..., Any]:
@@ -72,8 +72,20 @@ def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
                 hook.remove()
             wanted = float(likely[base_context.answer_id(row.base, row.base.answer)])
             assert result.values[f"pair@{start}_log_probability"][n] == pytest.approx(
-                wanted, rel=1e-5, abs=1e-5
+                wanted, abs=1e-5
             )
+
+
+def test_a_start_layer_gives_the_same_whichever_others_are_measured(
+    base_context: MeasurementContext,
+) -> None:
+    """Pairs and random pairs: so a gate that measures few layers has the scores of the whole curve."""
+    request = knockout_request("last", "correct_object", rows=14)
+    curve = knockout.measure(base_context, request, []).values
+    few = knockout.measure(base_context, request.model_copy(update={"starts": (1, 3)}), []).values
+    assert len(few) == len(curve) / 2
+    for name, values in few.items():
+        np.testing.assert_allclose(values, curve[name], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -75,16 +75,19 @@ def test_a_red_run_with_prompts_heads_and_baselines_fits_on_a_screen(five_red, m
     monkeypatch.setattr(ClaimEvaluator, "locate", lambda *_: located)
     lines = five_red.run().outlines
     assert sum("knife; base: knife (-0.007)" in line for line in lines) == 3
-    assert sum("below the baseline 0.900" in line for line in lines) == 5
+    assert " ".join(" ".join(lines).split()).count("0.650 below the baseline 0.900") == 5
     assert len(lines) <= 60
+    said = next(i for i, line in enumerate(lines) if line.startswith("5 of 16 claims broke"))
+    assert said < 24  # the first screen
 
 
 def test_the_conclusion_comes_first_and_last(five_red):
-    """On top of the section, and below everything that pytest writes, with the next command."""
+    """Above pytest's failures, and below everything that pytest writes, with the next command."""
     lines = five_red.run().outlines
     section = next(i for i, line in enumerate(lines) if "mechanism: base+ft" in line)
     said = "5 of 16 claims broke. First, "
     assert said in " ".join(lines[section + 1 : section + 4])
+    assert section < next(i for i, line in enumerate(lines) if "= FAILURES =" in line)
     assert said in " ".join(lines[-5:])
     assert lines[-1].startswith("Next: pytest ")
 

@@ -10,7 +10,8 @@ import pytest
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.report.conclusion import conclude
 from pytest_mechanism.report.run_report import CheckpointEntry, ClaimResult, Row, RunReport
-from pytest_mechanism.types import Located, MemberChange
+from pytest_mechanism.statistics.verdicts import at_least
+from pytest_mechanism.types import Located, MemberChange, Score
 
 ROW = Row("pass", None, "accuracy", 0.96, (0.94, 0.97), 100, "at least 0.6", compared=True)
 
@@ -198,6 +199,27 @@ def test_weights_that_changed_do_not_hide_what_broke() -> None:
     red = claim("refuses", verdict="fail", kind="suppression_holds", order=10, located=weights)
     sentences = conclude(report(*SOLVES, red)).sentences
     assert sentences[2] == "First, refuses on ft: it broke (0.1 is low)."
+
+
+@pytest.mark.parametrize("role", ["base", "ft"])
+def test_of_two_undecided_claims_the_number_of_rows_for_both_is_said(role: str) -> None:
+    """The one that comes first may need fewer."""
+    undecided = []
+    for name, value, order in (("first", 0.9, 1), ("second", 0.84, 2)):
+        score = Score("x", value, (value - 0.2, value + 0.2), 0.95, 504, 72, 0.1, "", "higher")
+        said = at_least(score, 0.8).reason
+        more = {
+            "reason": said,
+            "order": order,
+            "cause": Cause.REFERENCE_FAILS if role == "base" else Cause.UNSETTLED,
+        }
+        undecided.append(claim(name, role, "inconclusive", kind="encodes", **more))
+    text = conclude(report(*undecided)).text
+    assert "about 2,100 rows in all would decide" in text
+    assert text.endswith(
+        f"second on {role} needs more: about 13,000 rows would decide all of them."
+    )
+    assert "needs more" not in conclude(report(undecided[0])).text
 
 
 def test_an_undecided_claim_is_no_broken_one() -> None:

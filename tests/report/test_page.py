@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from pages import HOSTILE, claim, html_of, report_of
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.report.badge import AMBER, RED, judgement
+from pytest_mechanism.report.conclusion import conclude
 from pytest_mechanism.report.history.folder import HistoryFolder
 from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.page.files import check_path, remove_page
@@ -22,7 +25,8 @@ from pytest_mechanism.report.page.html_page import rendered
 from pytest_mechanism.report.page.intervals import MARGIN, WIDTH, drawing
 from pytest_mechanism.report.page.prose import blocks, kind_page
 from pytest_mechanism.report.page.sparks import MOST, sparks
-from pytest_mechanism.report.page.view import how_sure
+from pytest_mechanism.report.page.view import how_sure, outcome_of
+from pytest_mechanism.types import Evidence, Example
 
 
 class Elements(HTMLParser):
@@ -102,10 +106,39 @@ def test_a_green_run_is_green_and_a_red_one_never() -> None:
 
 
 def test_a_run_that_only_lacks_accepted_scores_says_how_sure_that_is() -> None:
-    """It is counted apart from refuted claims."""
+    """It is counted apart from refuted claims, and the page and the badge do not call it red, unless more is wrong."""
     new = claim(cause=Cause.NOT_ACCEPTED)
     assert how_sure([new, claim()])[1:] == (
         "1 claim is red only because of the accepted scores: behind them, moved away from them, or without one.",
+    )
+    runs = [report_of(new), report_of(new, claim("other")), report_of(new, not_run=("x",))]
+    assert [outcome_of(run, run.claims)[0] for run in runs] == ["Not accepted yet", "Red", "Red"]
+    words = [judgement(run, conclude(run)) for run in runs[:2]]
+    assert words == [("not accepted yet", AMBER), ("2 of 2 claims red", RED)]
+
+
+def test_a_claim_that_is_red_and_not_refuted_says_why() -> None:
+    """In the words of its cause."""
+    (sentence,) = how_sure([claim(cause=Cause.REFERENCE_FAILS)])
+    assert sentence == (
+        "1 claim is red because this spec does not hold on your base model: no conclusion about the candidate."
+    )
+
+
+def test_prompts_that_a_claim_above_has_shown_are_not_repeated() -> None:
+    """Two claims about the same circuit have the same worst prompts; other numbers are shown."""
+    row = Example("r", "Box F contains the", "knife", {"ft": "pot"}, {"ft": -8.2})
+    first = Evidence("the worst", "log-probability", (row,))
+    other = replace(first, examples=(replace(row, numbers={"ft": -9.5}),))
+    text = html_of(
+        claim("a", evidence=first), claim("b", evidence=first), claim("c", evidence=other)
+    )
+    assert text.count("Box F contains the") == 2
+    assert (
+        text.count(
+            'The same prompts and answers as for <a href="#claim-1"><bdi>text.a on ft</bdi></a>'
+        )
+        == 1
     )
 
 

@@ -109,8 +109,8 @@ class Terminal:
     def write_line(self, line: str, **_: bool) -> None:
         self.text += f"{line}\n"
 
-    def section(self, title: str) -> None:
-        self.write_line(f"== {title}")
+    def write_sep(self, sep: str, title: str) -> None:
+        self.write_line(f"{sep} {title}")
 
     def hasopt(self, _: str) -> bool:
         return False

@@ -104,7 +104,7 @@ def test_a_baseline_of_zero_is_left_out(baseline: float, last: str) -> None:
     """As that of a difference often is: the score itself says how far from 0.000 it is."""
     red = result("a.yaml", verdict="fail", cause=Cause.REFUTED, reason="low")
     first, _ = block(replace(red, drift_state="worse", drift=-0.222, baseline=baseline))
-    assert first == f"good on base: low{last}"
+    assert first == f"low{last}"
 
 
 def test_the_count_of_claims_that_hold_tells_broken_from_undecided() -> None:
@@ -119,7 +119,7 @@ def test_the_count_of_claims_that_hold_tells_broken_from_undecided() -> None:
     terminal: Any = SimpleNamespace(write_line=lambda line, **_: written.append(line))
     TerminalSection(terminal).write_table([*reds, result("a.yaml")])
     assert " ".join(map(str.strip, written)) == (
-        "1 of 5 claims hold: 2 broke, 1 is undecided, 1 was not judged; -v lists every score"
+        "1 of 5 claims hold, 2 broke, 1 is undecided, 1 was not judged; -v: all"
     )
 
 

@@ -11,6 +11,7 @@ from pytest_mechanism.claims.circuits import CIRCUIT
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.cells import Cell, CellPerformance, CellResult
 from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.refusal import RefusalRate
@@ -64,6 +65,17 @@ def test_the_worst_prompts_of_an_accuracy() -> None:
     assert (first.prompt, first.expected) == ("Box 2 holds the", "a2")
     assert first.answers == {"base": "answer 2", "ft": "answer 2"}
     assert first.numbers == {"base": -0.1, "ft": -9.0}
+
+
+def test_of_equally_bad_prompts_those_come_first_on_which_the_models_differ() -> None:
+    """A patch changes an answer or does not, so many rows are equally bad."""
+    request = Interchange(heads=((2, 2),), control=(), at="last", variable="position", rows=5)
+    ft = result(patched=[0, 0, 0, 1, 0], ceiling=[1] * 5)
+    base = result(patched=[0, 1, 0, 1, 1], ceiling=[0, 1, 0, 1, 1])
+    shown = found([request], {(Interchange, "ft"): ft, (Interchange, "base"): base})
+    assert shown is not None
+    assert [example.id for example in shown.examples] == ["r1", "r4", "r0"]
+    assert shown.examples[0].numbers == {"base": 1.0, "ft": 0.0}
 
 
 def test_two_models_are_compared_by_what_changed_between_them() -> None:

@@ -51,6 +51,7 @@ class ClaimView:
     next: tuple[str, ...]
     located: tuple[str, ...]
     evidence: Evidence | None
+    evidence_above: tuple[str, str] | None
     evidence_roles: tuple[str, ...]
     rows: tuple[RowView, ...]
     also: tuple[str, ...]
@@ -67,11 +68,14 @@ def claim_view(
     anchor: str,
     kind_number: int,
     is_open: bool,
-    told: set[str],
+    told: dict[str, tuple[str, str]],
     pair: str,
 ) -> ClaimView:
-    """Everything about a claim. Lines about members that a claim above has shown are not repeated; ``told``
-    takes in the new ones."""
+    """Everything about a claim. Lines about members, and prompts, that a claim above has shown are not repeated:
+    ``told`` has them, with that claim's anchor and name, and takes in the new ones."""
+    name = f"{result.circuit}.{result.claim}"
+    prompts = "" if result.evidence is None else repr(result.evidence.examples)
+    above = told.get(prompts) if result.evidence and result.evidence.examples else None
     judged = {row.name for row in result.rows}
     others = [score for score in result.scores if score.name not in judged]
     lines = (
@@ -83,11 +87,12 @@ def claim_view(
     located = [line for line in lines if keys[line] not in told]
     if len(located) < len(lines):
         located.append(f"{'also ' if located else ''}those named in a claim above")
-    told |= {*keys.values()}
+    for key in (*keys.values(), *([prompts] if prompts else ())):
+        told.setdefault(key, (anchor, f"{name} on {result.role}"))
     return ClaimView(
         anchor=anchor,
         id=result.id,
-        name=f"{result.circuit}.{result.claim}",
+        name=name,
         role=NAMES.get(result.role, result.role),
         verdict=result.verdict,
         open=is_open and result.verdict not in ("pass", "skipped"),
@@ -97,6 +102,7 @@ def claim_view(
         next=(f"pytest {shlex.quote(result.id)} {pair}",) if result.red else (),
         located=tuple(located),
         evidence=result.evidence,
+        evidence_above=above,
         evidence_roles=evidence_roles(result.evidence),
         rows=tuple(row_view(result, row) for row in result.rows),
         also=tuple(

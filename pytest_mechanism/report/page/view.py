@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from pytest_mechanism.causes import Cause
+from pytest_mechanism.causes import MEANING, Cause
 from pytest_mechanism.report.conclusion import concluded
 from pytest_mechanism.report.next_steps import pair_options
 from pytest_mechanism.report.page.claim_view import ClaimView, claim_view, interval_text
@@ -18,7 +19,7 @@ from pytest_mechanism.report.page.intervals import (
 )
 from pytest_mechanism.report.page.prose import KindPage, kind_page
 from pytest_mechanism.report.page.sparks import Sparks
-from pytest_mechanism.report.rows import BASELINE_CAUSES
+from pytest_mechanism.report.rows import BASELINE_CAUSES, UNACCEPTED
 from pytest_mechanism.report.run_report import (
     RED,
     CheckpointEntry,
@@ -98,7 +99,7 @@ class Page:
 
     pair: str
     outcome: str
-    green: bool
+    colour: str
     conclusion: tuple[str, ...]
     next_steps: tuple[str, ...]
     sure: tuple[str, ...]
@@ -151,17 +152,12 @@ def page_of(
     holding = [result for result in judged if result not in red]
     again = pair_options(report)
     views: dict[str, ClaimView] = {}
-    told: set[str] = set()  # lines that a claim above has shown
+    told: dict[str, tuple[str, str]] = {}  # what a claim above has shown
     for i, result in enumerate([*red, *holding]):
         number_of_kind = kinds.index(result.kind) + 1
         view = claim_view(result, anchors[result.id], number_of_kind, i < OPEN, told, again)
         views[result.id] = view
-    green = (
-        not any(result.red for result in judged)
-        and not report.reasons
-        and not report.errors
-        and report.exit_code == 0
-    )
+    outcome, colour = outcome_of(report, [result for result in judged if result.red])
     pictured = tuple(
         SpecView(spec.circuit, spec.pictures, spec.missing, f"circuit-{i}")
         for i, spec in enumerate(specs, start=1)
@@ -169,8 +165,8 @@ def page_of(
     )
     return Page(
         pair=pair_text(report),
-        outcome="Green" if green else "Red",
-        green=green,
+        outcome=outcome,
+        colour=colour,
         conclusion=conclusion.sentences,
         next_steps=conclusion.next_steps,
         sure=how_sure(judged),
@@ -194,6 +190,16 @@ def page_of(
         not_run=report.not_run,
         deselected=report.deselected,
     )
+
+
+def outcome_of(report: RunReport, reds: Sequence[ClaimResult]) -> tuple[str, str]:
+    """What the page says first, and the verdict whose colour it has."""
+    whole = not report.reasons and not report.errors and not report.not_run
+    if not reds and whole and report.exit_code == 0:
+        return "Green", "pass"
+    if reds and whole and all(result.cause in UNACCEPTED for result in reds):
+        return "Not accepted yet", "warn"  # nothing broke, although the exit code is 1
+    return "Red", "fail"
 
 
 def pair_text(report: RunReport) -> str:
@@ -226,8 +232,11 @@ def how_sure(judged: Sequence[ClaimResult]) -> tuple[str, ...]:
             f"{claims_are(compared)} red only because of the accepted scores: behind them, moved away from them, or "
             "without one."
         )
-    if other := len(reds) - refuted - doubt - compared:
-        sentences.append(f"{claims_are(other)} red for a reason of its own, which the claim gives.")
+    told = {Cause.REFUTED, *BASELINE_CAUSES}
+    others = Counter(r.cause for r in reds if r not in doubtful and r.cause not in told)
+    for cause, number_of in others.items():
+        means = MEANING.get(cause or Cause.NOT_JUDGED, "")
+        sentences.append(f"{claims_are(number_of)} red because {means}.")
     if warned := sum(result.verdict == "warn" for result in judged):
         sentences.append(
             f"{claims_are(warned)} not shown to hold and only {'warns' if warned == 1 else 'warn'} (severity: warn)."
