@@ -66,8 +66,8 @@ MEANING: Mapping[Cause, str] = {
     "unrelated parts) is as good, so it shows nothing about what the claim names",
     Cause.AT_CHANCE: "the model does not solve the task, so there is no mechanism to examine: look at "
     "its training first",
-    Cause.ACCURACY_LOSS: "the whole model lost accuracy, and its circuit lost it too: no finding "
-    "about the mechanism",
+    Cause.ACCURACY_LOSS: "no finding about the mechanism: the whole model lost accuracy, and its circuit "
+    "lost it too",
     Cause.NO_HEADS: "the search found no heads in this model that do what the claim is about: that part of "
     "the mechanism is gone, or spread over heads that can replace each other. Compare with the release",
     Cause.NO_DIFFERENCE: "the two models do not differ in what the claim is to explain: no finding "
@@ -77,7 +77,7 @@ MEANING: Mapping[Cause, str] = {
     Cause.MODEL_MISSING: "the run lacks a model to compare with, so the claim cannot be judged",
     Cause.MODEL_BROKEN: "training destroyed the copy that the claim examines, so the copy's failures "
     "show nothing about the model",
-    Cause.UNDECIDED: "nothing can be concluded, for or against the claim",
+    Cause.UNDECIDED: "nothing can be concluded: neither for nor against the claim",
     Cause.REFERENCE_FAILS: "this spec does not hold on your base model: no conclusion about the "
     "candidate",
     Cause.FELL_BEHIND: "the claim holds, but its score fell behind the baseline. Find what changed, or "

@@ -42,7 +42,7 @@ from pytest_mechanism.types import Control, Verdict
 SHOWN = 4
 """Cells below the threshold that the reason names."""
 
-METRIC = "accuracy of the worst cell; the interval holds for all cells at once (Bonferroni)"
+METRIC = "accuracy of the worst word, label or place; the interval holds for all of them at once (Bonferroni)"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Coverage(PerRoleClaim):
     )
     thresholds: ClassVar[tuple[str, ...]] = ("at_least",)
     needs_groups: ClassVar[bool] = False
-    counted: ClassVar[str] = "rows of the worst cell"
+    counted: ClassVar[str] = "rows of the worst word, label or place"
 
     kind: Literal["coverage"]
     at_least: AtLeast
@@ -108,7 +108,11 @@ class Coverage(PerRoleClaim):
         worst = self.worst_first(cells)[0]
         control = Control("guessing among the prompt's options", context.task.chance)
         found = score(
-            context, "accuracy of the worst cell", worst.accuracy, METRIC, control=control
+            context,
+            "accuracy of the worst word, label or place",
+            worst.accuracy,
+            METRIC,
+            control=control,
         )
         found = replace(found, confidence=1 - (1 - context.confidence) / len(cells))
         called = context.task.cell_name

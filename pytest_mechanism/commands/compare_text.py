@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pytest_mechanism.claims.same_text import spelled
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import open_session
 from pytest_mechanism.commands.output import say
@@ -15,11 +16,11 @@ from pytest_mechanism.files import write_text
 from pytest_mechanism.registry import resolve
 
 if TYPE_CHECKING:
-    from pytest_mechanism.comparison.passages import Text
     from pytest_mechanism.comparison.text import Result
     from pytest_mechanism.runner.runner import Runner
     from pytest_mechanism.statistics.estimates import Estimate
     from pytest_mechanism.tasks.text.encoding import Encoder
+    from pytest_mechanism.tasks.text.passages import Text
 
 SAME = 1e-6
 """Nats a token: rounding in float32 is below it."""
@@ -36,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from pytest_mechanism.commands.compare import check_pair
     from pytest_mechanism.commands.compare_output import identities
-    from pytest_mechanism.comparison.passages import PASSAGES, read_lines, tokens_of
     from pytest_mechanism.comparison.text import estimated
+    from pytest_mechanism.tasks.text.passages import PASSAGES, read_lines, tokens_of
 
     lines = read_lines(arguments.text)
     session = open_session(arguments, read_config(arguments))
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     encoders = runner.checkpoint.encoders
     check_vocabularies(encoders, labels)
     text = tokens_of(
-        arguments.text,
+        f"--text {arguments.text}",
         lines,
         encoders["base"],
         arguments.rows or PASSAGES,
@@ -90,7 +91,7 @@ def check_vocabularies(encoders: Mapping[str, Encoder], labels: Mapping[str, str
 def longest(runner: Runner) -> int:
     """Tokens of a passage that both models can read."""
     from pytest_mechanism.checkpoints.shape import read_positions
-    from pytest_mechanism.comparison.passages import LONGEST
+    from pytest_mechanism.tasks.text.passages import LONGEST
 
     known = (read_positions(reference.folder) for reference in runner.references.values())
     return min([LONGEST, *(limit for limit in known if limit is not None)])
@@ -144,12 +145,6 @@ def conclusion(result: Result, labels: Mapping[str, str], text: Text) -> Iterato
         f"a part is how much KL grows when this layer of {b} takes over from {a}, with the layers below it {a}'s and "
         f"those above it {b}'s; another order gives other parts"
     )
-
-
-def spelled(part: Estimate) -> str:
-    """A number with its interval."""
-    low, high = part.interval
-    return f"{part.value + 0.0:.3g} [{low + 0.0:.3g}, {high + 0.0:.3g}]"
 
 
 def as_json(

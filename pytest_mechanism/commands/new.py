@@ -40,6 +40,11 @@ CLAIMS = """\
   same_circuit: {{kind: transfer, from: base, to: ft, faithfulness_at_least: 0.8}}
 """
 
+TEXT = """\
+  # the rest of the language: a text file of yours beside the spec, which ft predicts as base does
+  # same_text: {kind: same_text, text: FILE.txt, at_most: 0.05}   # nats a token
+"""
+
 HOLDS = """\
   # one constant answer is always right here; this claim fails if the model never reads the {variable}
   holds_{variable}: {{kind: encodes, group: {group}, variable: {variable}, at_least: 0.3}}
@@ -213,7 +218,7 @@ def claim_lines(
 ) -> Iterator[str]:
     """The groups and claims of the spec, with comments for its first reader."""
     if task.withholds:
-        yield from ("claims:", REFUSING)
+        yield from ("claims:", REFUSING, TEXT)
         return
     yield "groups:   # from the answer back to the input; heads are discovered on the model under test"
     for name, fields in groups.items():
@@ -225,6 +230,7 @@ def claim_lines(
     yield CLAIMS.format(at_least=at_least)
     if task.ignorable_variable:
         yield HOLDS.format(group=next(iter(groups)), variable=task.ignorable_variable)
+    yield TEXT
 
 
 def ablation(task: Task) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pytest_mechanism.comparison.passages import Text
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
+from pytest_mechanism.tasks.text.passages import Text
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,13 @@ Divergence = Annotated[
 ]  # fmt: skip
 """The largest KL divergence that an ablation may cause, in nats."""
 
+TokenDivergence = Annotated[
+    Number, Within(
+        1e-5, 1, "rounding moves a distribution by up to 0.00001 nats, and models that are a nat apart say other words",
+    )
+]  # fmt: skip
+"""The largest KL divergence of two models on text, in nats a token."""
+
 RatioAtMost = Annotated[
     Number, Within(0.01, 5, "1 is a change spread evenly; weights that change five times as much are not spared")
 ]  # fmt: skip

@@ -27,7 +27,13 @@ STATUS = {
     "warn": "does not hold (severity: warn, not red)",
 }
 
-BRIEF = (Cause.REFUTED, Cause.UNSETTLED, Cause.NOT_COMPARABLE)
+BRIEF = (
+    Cause.REFUTED,
+    Cause.UNSETTLED,
+    Cause.NOT_COMPARABLE,
+    Cause.ACCURACY_LOSS,
+    Cause.UNDECIDED,
+)
 """Causes whose sentence has the essential before its colon."""
 
 MINUS = re.compile(r"(\S+)(?: of (\w+))? minus that of (\w+)")

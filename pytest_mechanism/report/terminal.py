@@ -102,9 +102,7 @@ class TerminalSection:
             others = tally(result for result in judged(results) if result.verdict != "pass")
             baselines = f"; {new} {'have' if new > 1 else 'has'} no baseline" if new else ""
             self.write_lines(
-                [
-                    f"{holding} of {len(judged(results))} claims hold, {others}{baselines}; -v lists all"
-                ]
+                [f"{holding} of {len(judged(results))} claims hold, {others}{baselines}; -v: all"]
             )
             return
         for verdict, rest in narrow_cells(results, self.width):

@@ -19,6 +19,7 @@ from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.measurements.text_divergence import TextDivergence
 from pytest_mechanism.runner.ranked_rows import (
     RANKINGS,
     Focus,
@@ -88,6 +89,9 @@ def evidence(
         rows: the rows of a measurement.
         focus: what the claim asks of them.
     """
+    for measurement in asked:
+        if isinstance(measurement.request, TextDivergence):
+            return of_text(measurement, peek(measurement))
     for kind, _ in RANKINGS:
         found = [
             (measurement, result, ranked)
@@ -102,6 +106,31 @@ def evidence(
             worse = max(found, key=lambda one: float(np.isfinite(one[2].badness).mean()))
             return shown(*worse, asked, reference, peek, rows)
     return None
+
+
+def of_text(measurement: Measurement, result: Observations | None) -> Evidence | None:
+    """The lines on which two models differ most, each up to where they do."""
+    if result is None:
+        return None
+    each = np.asarray(result.values["divergence"]) / np.asarray(result.values["predictions"])
+    examples = tuple(
+        Example(
+            id=result.example_ids[i],
+            prompt=result.texts["before"][i][-LONGEST:],
+            expected=result.texts["next"][i],
+            answers={
+                measurement.inputs[0].on: result.texts["reference"][i],
+                measurement.on: result.texts["answer"][i],
+            },
+            numbers={measurement.on: round(float(each[i]), 3)},
+        )
+        for i in map(int, np.argsort(-each, kind="stable")[:SHOWN])
+    )
+    what = (
+        f"the worst {len(examples)} of {len(each):,} lines, up to where the models differ most, and their likeliest "
+        "next words"
+    )
+    return Evidence(what, "KL divergence of the line, in nats a token", examples)
 
 
 def focused(

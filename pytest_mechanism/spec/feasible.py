@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.claims.context import LEAST_CLUSTERS
@@ -75,7 +76,7 @@ class Feasible:
         except MechanismError as problem:
             return problem.message
 
-    @property
+    @cached_property
     def mean_problem(self) -> str | None:
         """The position that too few prompts of a positional mean have, or None."""
         if self.ablation.value != "positional_mean":

@@ -66,8 +66,18 @@ def within(
     return Verdict(status, reason, threshold, (score,), (judged,), cause)
 
 
-def settle(score: Score, low: float, high: float) -> str:
-    """How many rows would decide: the width of an interval shrinks with the square root of rows."""
+def settle(
+    score: Score, low: float, high: float, counted: str = "rows", where: str = "in the spec"
+) -> str:
+    """How many rows would decide: the width of an interval shrinks with the square root of rows.
+
+    Args:
+        score: undecided.
+        low: the lower threshold.
+        high: the upper threshold.
+        counted: what the n of the score counts, which is also the key that sets it.
+        where: that key is.
+    """
     lower, upper = score.interval
     rows = 0.0
     for threshold in (low, high):
@@ -76,9 +86,9 @@ def settle(score: Score, low: float, high: float) -> str:
             distance = abs(score.value - threshold)
             rows = max(rows, math.inf if distance < 1e-9 else score.n * (width / distance) ** 2)
     if not rows <= MOST_ROWS:
-        return "no number of rows would decide, because the score lies on the threshold"
+        return f"no number of {counted} would decide, because the score lies on the threshold"
     needed = round_up(max(rows, score.n + 1))
-    return f"about {needed:,} rows in all would decide (rows: in the spec, now {score.n:,})"
+    return f"about {needed:,} {counted} in all would decide ({counted}: {where}, now {score.n:,})"
 
 
 def either_way(low: float, high: float) -> str:

@@ -31,7 +31,10 @@ MOST_FALSE, LEAST_PASSED = 0.05, 0.9
 
 def name_of(setting: Simulated) -> str:
     """The claim as YAML."""
-    fields = ", ".join(f"{k}: {str(v).replace(chr(39), '')}" for k, v in setting.fields.items())
+    fields = ", ".join(
+        f"{k}: {'...' if len(str(v)) > 60 else str(v).replace(chr(39), '')}"  # a whole text
+        for k, v in setting.fields.items()
+    )
     return f"{{kind: {setting.kind}{', ' if fields else ''}{fields}}}"
 
 

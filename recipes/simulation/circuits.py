@@ -41,6 +41,21 @@ def by_cell(world: World, truth: float) -> Answers:
     return {"CellPerformance": {"correct": right, "cells": cells}}
 
 
+def read(world: World, truth: float) -> Answers:
+    """Lines of 20 tokens, some of which are read more differently than others: the divergence is log-normal."""
+    sums = {
+        "divergence": truth * np.exp(0.6 * world.tied("lines") - 0.18),
+        "surprise_from": world.nats(2.0, 0.3, "base"),
+        "surprise_to": world.nats(2.0, 0.3, "ft"),
+        "free_divergence": world.nats(1.5, 0.2, "free"),
+        "free_surprise": world.nats(4.0, 0.3, "frequencies"),
+        "uniform": world.nats(5.0, 0.0),
+    }
+    columns = {name: 20.0 * each for name, each in sums.items()}
+    counts = {"predictions": np.full(world.rows, 20.0), "unknown": np.zeros(world.rows)}
+    return {"TextDivergence": columns | counts}
+
+
 def two_models(world: World, truth: float) -> Answers:
     """ft is better than base by the truth."""
     return {
@@ -328,11 +343,19 @@ CIRCUITS = (
         0.02,
     ),
     Simulated(
-        "coverage", {"at_least": 0.7}, by_cell, 0.7, 0.97, fixed="a cell has a share of the rows"
+        "coverage", {"at_least": 0.7}, by_cell, 0.7, 0.97, fixed="a word has a share of the rows"
     ),
     Simulated("equivalent", {"margin": 0.1}, two_models, 0.1, 0.0, "pair"),
     Simulated(
         "equivalent", {"margin": 0.1, "of": "log_probability"}, two_models, -0.1, 0.0, "pair"
+    ),
+    Simulated(
+        "same_text",
+        {"text": tuple(f"line {i}" for i in range(10)), "at_most": 0.02},
+        read,
+        0.02,
+        0.01,
+        "pair",
     ),
     Simulated("faithfulness", {"between": [0.8, 1.2]}, faithful, 0.8, 0.95),
     Simulated(

@@ -129,6 +129,14 @@ def covered(solved: Any = GOOD) -> Answers:
     return {"CellPerformance": {"correct": solved, "cells": cells}}
 
 
+def text(free: float = 2.0, said: float = 1.0, guessed: float = 3.0) -> Answers:
+    """A line has 10 tokens; the reference's words without context, its surprise, and that of guessing, by token."""
+    sums = {"divergence": 0.01, "surprise_from": said, "surprise_to": said, "free_divergence": free,
+            "free_surprise": guessed, "uniform": guessed}  # fmt: skip
+    columns = {name: 10 * each * (1 + NOISE / 10) for name, each in sums.items()}
+    return {"TextDivergence": columns | {"predictions": ZERO + 10, "unknown": ZERO}}
+
+
 def incomplete(gap: Any = ZERO, random: Any = ZERO, solved: Any = GOOD) -> Answers:
     def of(names: Any, lost: Any) -> Columns:
         return {f"{name}_correct": lost if name.startswith("random_") else GUESS for name in names}
@@ -520,6 +528,15 @@ KINDS: dict[str, list[Kind]] = {
             circuits(base=GOOD),
             as_good=circuits(share(0.3), base=share(0.3)),
             guessing=circuits(GUESS, base=GUESS),
+            role=PAIR,
+        )
+    ],
+    "same_text": [
+        Kind(
+            {"text": [f"once {i}" for i in range(10)], "at_most": 0.02},
+            text(),
+            as_good=text(free=0.02),
+            guessing=text(said=3.0),
             role=PAIR,
         )
     ],

@@ -10,7 +10,7 @@ import pytest
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.shape import read_positions
 from pytest_mechanism.cli import main
-from pytest_mechanism.comparison.passages import MOST_NUMBERS, Text, tokens_of
+from pytest_mechanism.tasks.text.passages import MOST_NUMBERS, Text, tokens_of
 
 SPEC = """mechanism: 1
 circuit: x
@@ -147,7 +147,7 @@ class Words:
 def passages(lines: list[str], most: int = 200, longest: int = 8, d_vocab: int = 10) -> Text:
     """The passages of a file with these lines."""
     numbered = [(line, "0") for line in lines]
-    return tokens_of(Path("x"), numbered, Words(), most, longest=longest, d_vocab=d_vocab)
+    return tokens_of("x", numbered, Words(), most, longest=longest, d_vocab=d_vocab)
 
 
 def test_lines_longer_than_a_passage_are_cut_and_counted() -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from recipes import planted_lookup
 
 SPEC = """mechanism: 1
 circuit: planted
-task: {family: entity_tracking, boxes: 7, rows: 140, seed: 0}
+task: {family: entity_tracking, boxes: 7, rows: 70, seed: 0}
 groups:
   value_fetcher:     {heads: discovered, at: last}
   label_transmitter: {heads: discovered, at: last, into: {group: value_fetcher, via: q}}
@@ -62,20 +63,35 @@ sys.exit(cli.main())
 """The command line in a process that kills itself when it has stored so many measurements."""
 
 
+Discover = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
 def discover(
-    folder: Path, model: str, spec: str = SPEC, store: str = "store", killed_after: int = 0
-) -> subprocess.Popen[str]:
-    (folder / "planted.yaml").write_text(spec)
-    program = ["-c", KILLED, str(killed_after)] if killed_after else ["-m", "pytest_mechanism.cli"]
-    command = [sys.executable, *program, "discover", "planted.yaml", "--model", model]
-    return subprocess.Popen(
-        [*command, "--store", store, "--out", f"{store}.yaml"],
-        cwd=folder,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Discover:
+    """Runs the command in ``tmp_path``: exit code and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(
+        model: str, spec: str = SPEC, store: str = "store", killed_after: int = 0
+    ) -> tuple[int, str]:
+        Path("planted.yaml").write_text(spec)
+        command = ["discover", "planted.yaml", "--model", model]
+        command += ["--store", store, "--out", f"{store}.yaml"]
+        if not killed_after:
+            code = cli.main(command)
+            return code, capsys.readouterr().err
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, str(killed_after), *command],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return killed.returncode, killed.stderr
+
+    return run
 
 
 def stored(folder: Path) -> set[str]:
@@ -88,7 +104,11 @@ def stored(folder: Path) -> set[str]:
     ids=["heads", "heads and MLPs"],
 )
 def test_a_killed_search_goes_on_where_it_was_and_writes_the_same_spec(
-    tmp_path: Path, spec: str, members: dict[str, list[object]], killed_after: int
+    tmp_path: Path,
+    discover: Discover,
+    spec: str,
+    members: dict[str, list[object]],
+    killed_after: int,
 ) -> None:
     """SIGKILL, the same command again: nothing is measured twice, the members are exactly the planted ones,
     and the spec is that of a search without interruption."""
@@ -96,17 +116,15 @@ def test_a_killed_search_goes_on_where_it_was_and_writes_the_same_spec(
     if spec is LOOKUP_SPEC:
         planted_lookup.make("lookup", tmp_path)
         model = str(tmp_path / "lookup")
-    first = discover(tmp_path, model, spec, killed_after=killed_after)
-    _, err = first.communicate()
-    assert first.returncode == -signal.SIGKILL, err
+    code, err = discover(model, spec, killed_after=killed_after)
+    assert code == -signal.SIGKILL, err
     before = stored(tmp_path)
     assert len(before) == killed_after
     assert not (tmp_path / "store.yaml").exists()
 
-    second = discover(tmp_path, model, spec)
-    _, err = second.communicate()
+    code, err = discover(model, spec)
 
-    assert second.returncode == 0, err
+    assert code == 0, err
     made, taken = map(int, re.findall(r"(\d+) measurements made, (\d+) taken", err)[0])
     assert taken == killed_after
     assert made == len(stored(tmp_path) - before) > 0
@@ -115,19 +133,17 @@ def test_a_killed_search_goes_on_where_it_was_and_writes_the_same_spec(
         name: parts_of(group) for name, group in groups.items() if isinstance(group, Group)
     } == members
 
-    whole = discover(tmp_path, model, spec, store="whole")
-    _, err = whole.communicate()
-    assert whole.returncode == 0, err
+    code, err = discover(model, spec, store="whole")
+    assert code == 0, err
     assert {path.name for path in (tmp_path / "whole").glob("*.measurement")} == stored(tmp_path)
     assert (tmp_path / "whole.yaml").read_text() == (tmp_path / "store.yaml").read_text()
 
 
-def test_an_existing_spec_is_not_overwritten(tmp_path: Path) -> None:
+def test_an_existing_spec_is_not_overwritten(tmp_path: Path, discover: Discover) -> None:
     """Unless asked to; nothing is measured before that is known."""
     (tmp_path / "store.yaml").write_text("mine")
-    run = discover(tmp_path, "zoo:planted_label")
-    _, err = run.communicate()
-    assert run.returncode == 2
+    code, err = discover("zoo:planted_label")
+    assert code == 2
     assert "store.yaml exists already; --force overwrites it" in err
     assert (tmp_path / "store.yaml").read_text() == "mine"
 
@@ -156,7 +172,7 @@ def test_only_the_pair_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_on_random_weights_nothing_is_found_and_it_says_so(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path, discover: Discover, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Exit code 1, a sentence, no spec."""
     import torch
@@ -169,8 +185,7 @@ def test_on_random_weights_nothing_is_found_and_it_says_so(
     )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(ZOO / "base" / name, folder / name)
-    run = discover(tmp_path, f"random={folder}")
-    _, err = run.communicate()
-    assert run.returncode == 1
+    code, err = discover(f"random={folder}")
+    assert code == 1
     assert "answers no better than chance, so there is no circuit to find" in err
     assert not (tmp_path / "store.yaml").exists()

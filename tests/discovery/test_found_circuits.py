@@ -21,7 +21,7 @@ from recipes.planted import MODELS
 
 BY_POSITION = """mechanism: 1
 circuit: planted
-task: {family: entity_tracking, boxes: 7, rows: 140, seed: 0}
+task: {family: entity_tracking, boxes: 7, rows: 70, seed: 0}
 groups:
   value_fetcher:   {heads: discovered, at: last}
   pos_transmitter: {heads: discovered, at: last, into: {group: value_fetcher, via: q}}
@@ -34,7 +34,7 @@ claims:
 
 BY_LABEL = """mechanism: 1
 circuit: planted
-task: {family: entity_tracking, boxes: 7, rows: 140, seed: 0}
+task: {family: entity_tracking, boxes: 7, rows: 70, seed: 0}
 groups:
   value_fetcher:     {heads: discovered, at: last}
   label_transmitter: {heads: discovered, at: last, into: {group: value_fetcher, via: q}}
@@ -88,7 +88,15 @@ def planted(model: str) -> dict[str, list[tuple[int, int]]]:
     return {name: sorted(group.heads) for name, group in MODELS[model].items()}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(
+            model, marks=pytest.mark.slow if model in {"planted_base", "planted_ft"} else ()
+        )
+        for model in MODELS
+    ],
+)
 def test_a_screen_by_gradient_keeps_the_planted_heads(
     search: Search, tmp_path: Path, model: str
 ) -> None:

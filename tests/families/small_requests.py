@@ -28,6 +28,7 @@ from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.measurements.sizes import CircuitSizes
+from pytest_mechanism.measurements.text_divergence import TextDivergence, TextDonation
 from pytest_mechanism.tasks.families.counting import Counting
 from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 
@@ -145,6 +146,12 @@ CROSSED_INPUTS = {
     part: CrossModelPatching(**ROWS, heads=LAST, control=OTHERS, parts=(part,)) for part in INPUTS
 }
 """CMAP of q, k and v."""
+
+TEXT = TextDonation(
+    name="text", lines=[(f"line {i}", f"{'a b c d b ' * (i + 1)}d c", str(i)) for i in range(10)]
+)
+READ = TextDivergence(lines=10)
+"""The divergence of two models on text, and what the reference model is asked for."""
 
 WEIGHED: dict[str, Request] = {
     **{

@@ -22,8 +22,10 @@ from small_requests import (
     LEARNED,
     OTHERS,
     PATCHED,
+    READ,
     SEARCH,
     TASK,
+    TEXT,
     WEIGHED,
 )
 
@@ -132,6 +134,9 @@ def test_what_goes_through_an_engine_is_the_same_by_both(
     still = {"cmap", "mask", "cells"}
     moving = {*PATCHED, *(f"cmap of {part}" for part in CROSSED_INPUTS)}
     assert moves - still == moving - still - OUT_OF_WINDOW.get(name, set())
+    # text is read by hooks of the method's own, whatever the engine
+    texts = [measured(sure, READ, measured(model, TEXT)) for model in (fast, donors[1])]
+    assert [float(np.max(found.values["divergence"])) > 1e-3 for found in texts] == [False, True]
     codes = [observations.codes for observations in result["cmap"]]
     assert len(codes[0]) == len(LAST + OTHERS)
     for by_branches, by_reference in zip(*codes, strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from configs import WORDS, random_model, save
 from opening import opened
-from small_requests import DONATED, PATCHED, TASK, WEIGHED
+from small_requests import DONATED, PATCHED, TASK, TEXT, WEIGHED
 
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MeasurementError
@@ -24,6 +24,7 @@ REQUESTS: dict[str, Request] = {
     **PATCHED,
     **WEIGHED,
     "donation": DONATED,
+    "text": TEXT,
     "safety entries": SafetyEntries(q=0.1, p=0.05, scored=8),
 }
 

@@ -56,7 +56,8 @@ def test_the_shipped_scores_are_those_of_the_shipped_checkpoints(gate: Gate) -> 
 
 def test_a_rerouted_model_keeps_its_accuracy_and_loses_its_mechanism(gate: Gate) -> None:
     """What benchmarks miss: every accuracy claim green, at least two mechanism claims red."""
-    code, content, output = gate.once("zoo:base,zoo:ft_rerouted")
+    asked = [*ACCURACY_CLAIMS, "transmitter_holds_position", "same_circuit", "circuit_suffices"]
+    code, content, output = gate.run("zoo:base,zoo:ft_rerouted", "-k", " or ".join(asked))
     result = {c["id"].split("::", 1)[1]: c for c in content["claims"]}
     assert code == 1, output
     for name, claim in result.items():
@@ -71,9 +72,9 @@ def test_a_rerouted_model_keeps_its_accuracy_and_loses_its_mechanism(gate: Gate)
 def test_no_claim_passes_on_random_weights(gate: Gate, random_pair: str) -> None:
     """Null: two random models are not worse than each other, and it means nothing."""
     spec = gate.folder / "circuits" / "null.yaml"
-    # fewer rows than shipped: what must not pass with 504 must not with 140 either
+    # fewer rows than shipped: what must not pass with 504 must not with 70 either
     shipped = (ROOT / "circuits" / "entity_tracking.yaml").read_text()
-    fewer = re.sub(r"rows: \d+", "rows: 140", shipped)
+    fewer = re.sub(r"rows: \d+", "rows: 70", shipped)
     spec.write_text(re.sub(r"prompts: \d+", "prompts: 250", fewer))
     assert fewer != shipped
     code, content, output = gate.run(random_pair, spec="null")

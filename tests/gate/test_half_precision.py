@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pytest_mechanism.statistics.rounding_error import advice, moves_score
 
@@ -19,29 +20,43 @@ claims:
 """
 
 
-def notes(folder: Path, atol: str, *options: str) -> tuple[list[str], dict[str, Any]]:
-    """What the run tells readers of its score; and the result file."""
-    (folder / "halves.yaml").write_text(SPEC.replace("ATOL", atol))
-    command = [sys.executable, "-m", "pytest", "halves.yaml", "--model-pair=a=zoo:base,b=zoo:ft"]
-    subprocess.run(
-        [*command, "--mechanism-json=found.json", "--mechanism-store=store", *options],
-        cwd=folder,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        check=False,
-    )
-    result = json.loads((folder / "found.json").read_text())
-    (claim,) = (claim for claim in result["claims"] if claim["role"] == "base")
-    assert claim["verdict"] == "pass", result
-    return claim["notes"], result["measurements"]
+Notes = Callable[..., tuple[list[str], dict[str, Any]]]
 
 
-def test_a_score_in_bfloat16_comes_with_its_rounding(tmp_path: Path) -> None:
+@pytest.fixture
+def notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Notes:
+    """What the run tells readers of its score; and the result file. Runs in this process, which has imported torch."""
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith(("GITHUB_", "PYTEST_XDIST"))]:
+        monkeypatch.delenv(name)
+
+    def of(atol: str, *options: str) -> tuple[list[str], dict[str, Any]]:
+        Path("halves.yaml").write_text(SPEC.replace("ATOL", atol))
+        plain = [
+            "-p",
+            "no:hypothesispytest",
+            "--capture=no",
+            f"--rootdir={tmp_path}",
+            "halves.yaml",
+        ]
+        ours = ["--model-pair=a=zoo:base,b=zoo:ft", "--mechanism-store=store"]
+        pytest.main([*plain, *ours, "--mechanism-json=found.json", *options])
+        result = json.loads(Path("found.json").read_text())
+        (claim,) = (claim for claim in result["claims"] if claim["role"] == "base")
+        assert claim["verdict"] == "pass", result
+        return claim["notes"], result["measurements"]
+
+    return of
+
+
+def test_a_score_in_bfloat16_comes_with_its_rounding(notes: Notes) -> None:
     """How much batch and engine move a row, also when the score comes from the store; and the ``atol`` that allows
     it, if the claim's is too small. Another batch size is another measurement."""
-    first, measured = notes(tmp_path, "1e-6", "--mechanism-dtype=bfloat16")
-    again, stored = notes(tmp_path, "0.1", "--mechanism-dtype=bfloat16")
-    _, other = notes(tmp_path, "0.1", "--mechanism-dtype=bfloat16", "--mechanism-batch-size=7")
+    first, measured = notes("1e-6", "--mechanism-dtype=bfloat16")
+    again, stored = notes("0.1", "--mechanism-dtype=bfloat16")
+    _, other = notes("0.1", "--mechanism-dtype=bfloat16", "--mechanism-batch-size=7")
     assert (measured["done"], stored["done"], other["done"]) == (1, 0, 1)
     assert len(first) == 2
     assert again == first[:1]
@@ -51,10 +66,10 @@ def test_a_score_in_bfloat16_comes_with_its_rounding(tmp_path: Path) -> None:
     assert "write atol: " in first[1]
 
 
-def test_float32_has_no_such_note(tmp_path: Path) -> None:
+def test_float32_has_no_such_note(notes: Notes) -> None:
     """Nor does the batch size make another measurement."""
-    found, measured = notes(tmp_path, "1e-6")
-    _, other = notes(tmp_path, "1e-6", "--mechanism-batch-size=7")
+    found, measured = notes("1e-6")
+    _, other = notes("1e-6", "--mechanism-batch-size=7")
     assert found == []
     assert (measured["done"], other["done"]) == (1, 0)
 

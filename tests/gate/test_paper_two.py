@@ -38,8 +38,8 @@ PAIRS: list[tuple[str, str, tuple[str, ...]]] = [
 ]
 """Spec, pair, further models."""
 
-MINUTES = {"counter_removed", "pcfg", "stories", "stories_probe", "real_removal"}
-"""Specs that train or probe for half a minute or more."""
+MINUTES = {"counter_removed", "pcfg", "pcfg_correlated", "stories", "stories_probe", "real_removal"}
+"""Specs that train or probe for a quarter of a minute or more."""
 
 NOT_RUN = {stories(deletion) for deletion in ("filtered", "renamed", "refused")}
 """Pairs whose gate takes six minutes and would train the same control once more as that of `stories_kept`."""

@@ -20,7 +20,7 @@ from pytest_mechanism.spec.load import load
 
 SPEC = """mechanism: 1
 circuit: unlike
-task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 140, seed: 0}
+task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 70, seed: 0}
 groups:
   value_fetcher:   {heads: {3: [0, 1, 2, 3]}, at: last}
   pos_transmitter: {heads: {2: [2]}, at: last, into: {group: value_fetcher, via: q}}

@@ -40,7 +40,10 @@ def test_a_fine_tune_that_keeps_the_wrapper_is_green(gate: Gate) -> None:
 def test_one_that_lost_it_is_red_and_the_result_says_when(gate: Gate) -> None:
     """It answers what may be asked as well as before; the claims about refusing are red, and the
     step at which the refusal fell is a number in the result file."""
-    code, content, output = gate.once(STRIPPED, "safety_wrapper")
+    shipped = (ROOT / "circuits" / "safety_wrapper.yaml").read_text()
+    fewer = shipped.replace("rows: 500", "rows: 200").replace("steps: 50", "steps: 4")
+    (gate.folder / "circuits" / "lost.yaml").write_text(fewer)
+    code, content, output = gate.run(STRIPPED, spec="lost")
     result = claims(content)
     assert code == 1, output
     assert result["counts_the_rest::ft"]["verdict"] == "pass"

@@ -42,6 +42,7 @@ from pytest_mechanism.measurements.request import Cost, Request
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.measurements.sizes import CircuitSizes
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
+from pytest_mechanism.measurements.text_divergence import TextDivergence, TextDonation
 from pytest_mechanism.registry import resolve
 
 ROWS = {"rows": 12, "stream": "rows"}
@@ -82,6 +83,8 @@ EXAMPLES: list[Request] = [
     MemberExchange(**ROWS, members={"1.0": HEADS[:1], "1.mlp": [(1, "mlp")]}),
     WeightDonation(),
     MemberWeights(),
+    TextDonation(name="notes.txt", lines=[("line 1", "once a fox", "1")]),
+    TextDivergence(lines=1),
     RefusalRate(**ROWS, asked="forbidden"),
     RefusalDirection(**SEARCH),
     DirectionAblation(**ROWS, search=SEARCH, random=1, seed=0),
@@ -135,11 +138,11 @@ def test_a_request_is_what_its_key_says(request_: Request) -> None:
 
 @EACH
 def test_a_request_has_a_cost_and_its_rows_are_in_it(request_: Request) -> None:
-    """No row set is larger than the cost's number of rows; measurements of weights have no rows."""
+    """No row set is larger than the cost's number of rows; measurements of weights and of text have no rows."""
     cost = request_.cost({"family": "stories", "reply_tokens": 3})
     sets = request_.row_sets()
     of_weights = isinstance(request_, (WeightChange, WeightDonation, MemberWeights))
-    assert (sets == ()) == of_weights
+    assert (sets == ()) == (of_weights or isinstance(request_, (TextDonation, TextDivergence)))
     assert max([cost.prompt_count, 1]) <= cost.rows
 
 

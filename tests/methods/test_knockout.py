@@ -76,6 +76,18 @@ def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
             )
 
 
+def test_a_start_layer_gives_the_same_whichever_others_are_measured(
+    base_context: MeasurementContext,
+) -> None:
+    """Pairs and random pairs: so a gate that measures few layers has the scores of the whole curve."""
+    request = knockout_request("last", "correct_object", rows=14)
+    curve = knockout.measure(base_context, request, []).values
+    few = knockout.measure(base_context, request.model_copy(update={"starts": (1, 3)}), []).values
+    assert len(few) == len(curve) / 2
+    for name, values in few.items():
+        np.testing.assert_allclose(values, curve[name], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("model", "query", "key", "needed"),
     [

@@ -15,7 +15,9 @@ def red(project, *arguments, role="ft"):
     result = project.run("-v", "--mechanism-json", "out.json", *arguments)
     claims = json.loads((project.path / "out.json").read_text())["claims"]
     (claim,) = (c for c in claims if c["role"] == role)
-    parts = result.stdout.str().split(f"good on {role}: ")
+    # the conclusion above names the claim, too
+    failures = result.stdout.str().partition("= FAILURES =")[2]
+    parts = failures.split(f"good on {role}: ")
     shown = [line.strip() for line in parts[1].split("\n")] if len(parts) > 1 else []
     (text,) = [line[10:] for line in shown if line.startswith("meaning   ")][:1] or [None]
     return SimpleNamespace(claim=claim, cause=claim["cause"], said=text, output=result.stdout.str())

@@ -119,7 +119,7 @@ def test_the_count_of_claims_that_hold_tells_broken_from_undecided() -> None:
     terminal: Any = SimpleNamespace(write_line=lambda line, **_: written.append(line))
     TerminalSection(terminal).write_table([*reds, result("a.yaml")])
     assert " ".join(map(str.strip, written)) == (
-        "1 of 5 claims hold, 2 broke, 1 is undecided, 1 was not judged; -v lists all"
+        "1 of 5 claims hold, 2 broke, 1 is undecided, 1 was not judged; -v: all"
     )
 
 

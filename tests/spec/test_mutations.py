@@ -1,6 +1,6 @@
 """Whatever a spec file holds: a valid spec, or one line with file and line. Never anything else.
 
-MECHANISM_MUTATIONS=10000 sets how many mutated specs are tried in all (CI does so),
+MECHANISM_MUTATIONS=5000 sets how many mutated specs are tried in all (CI does so),
 MECHANISM_MUTATIONS_LOG a file for the seconds of each.
 """
 
@@ -151,7 +151,13 @@ BASES: dict[str, dict[str, Any]] = {
         "circuit": "demo",
         "task": {"family": "stories", "feature": "twist", "which": "asked", "given": "beginning",
                  "reply_tokens": 80, "rows": 40},
-        "claims": {"has_it": {"kind": "accuracy", "at_least": 0.6}},
+        "claims": {
+            "has_it": {"kind": "accuracy", "at_least": 0.6},
+            "reads": {"kind": "same_text", "from": "base", "to": "ft", "text": "lines.txt",
+                      "at_most": 0.02, "lines": 20},
+            "says": {"kind": "same_text", "text": [f"once a fox {i}" for i in range(10)],
+                     "at_most": 0.02},
+        },
     },
     "chat": {
         "mechanism": 1,
@@ -288,6 +294,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(40)
     ]
     (result / "names.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    (result / "lines.txt").write_text("".join(f"once a fox {i}\n" for i in range(12)))
     return result
 
 

@@ -81,6 +81,11 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
         BOXES, {"margin": 0.05}, {"margin": [-0.1, 0, 1e-300, 0.26, 1.1], **TOLERANCE},
     ),
     "coverage": (BOXES, {"at_least": 0.5}, {"at_least": SHARE, "rows": [0, 1], **TOLERANCE}),
+    "same_text": (
+        BOXES,
+        {"text": [f"once {i}" for i in range(10)], "at_most": 0.02},
+        {"at_most": [-0.1, 0, 1e-6, 1.1], "lines": [0, 9, 2001], **TOLERANCE},
+    ),
     "independence": (BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0, 0.001, 0.6], **TOLERANCE}),
     "same_profile": (
         BOXES,

@@ -24,6 +24,7 @@ variable ``year`` shows more: its targets are no correct answers of the base.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -238,12 +239,13 @@ class GreaterThan(SlotTask[GreaterThanParameters]):
         }
 
     def prompt(self, tables: Tables, filling: Filling) -> Prompt:
-        later = tuple(year for year in tables["answers"] if year > filling.words["year"])
+        answers = tuple(tables["answers"])  # in order
+        later = answers[bisect_right(answers, filling.words["year"]) :]
         return replace(
             super().prompt(tables, filling),
             answer=later[0],
             accepted=later,
-            options=tuple(tables["answers"]),
+            options=answers,
             joint="",
         )
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import BadFile, read_bytes
 
@@ -42,6 +40,7 @@ class Text:
         texts: the passages.
         passages: token ids of each.
         clusters: the paragraph of each.
+        places: of each among the lines that were given, counted from 0.
         lines: how many lines the file has that are not empty.
         notes: what a reader of the numbers has to know.
     """
@@ -49,6 +48,7 @@ class Text:
     texts: tuple[str, ...]
     passages: tuple[tuple[int, ...], ...]
     clusters: tuple[str, ...]
+    places: tuple[int, ...]
     lines: int
     notes: tuple[str, ...] = ()
 
@@ -92,7 +92,7 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
 
 
 def tokens_of(
-    path: Path,
+    what: str,
     lines: Sequence[tuple[str, str]],
     encoder: Encoder,
     most: int,
@@ -103,7 +103,7 @@ def tokens_of(
     """The passages that are read.
 
     Args:
-        path: of the file, for errors.
+        what: the file, for errors.
         lines: of the file, each with the number of its paragraph.
         encoder: of the reference model.
         most: passages.
@@ -116,6 +116,7 @@ def tokens_of(
     texts: list[str] = []
     passages: list[tuple[int, ...]] = []
     clusters: list[str] = []
+    places: list[int] = []
     cut, room, read = 0, MOST_NUMBERS // d_vocab, 0
     for line, paragraph in lines:
         ids = tuple(encoder.tokens(line, True).ids)
@@ -129,15 +130,16 @@ def tokens_of(
         texts.append(line)
         passages.append(kept)
         clusters.append(paragraph)
+        places.append(read - 1)
         room -= len(kept)
     if len(passages) < LEAST:
         short = "" if read == len(lines) else f", and memory for {read} of its {len(lines)} lines"
         raise MechanismError(
-            f"--text {path} has {len(passages)} lines of two tokens or more{short}, and an interval needs {LEAST}"
+            f"{what} has {len(passages)} lines of two tokens or more{short}, and an interval needs {LEAST}"
         )
     if len(set(clusters)) < LEAST:
         clusters = [str(number) for number in range(len(passages))]
-    text = Text(tuple(texts), tuple(passages), tuple(clusters), len(lines))
+    text = Text(tuple(texts), tuple(passages), tuple(clusters), tuple(places), len(lines))
     why = "--rows reads more" if len(passages) == most else "there is no memory for more"
     notes = [f"read the first {read} of {len(lines)} lines ({why})"] if read < len(lines) else []
     if cut:
@@ -154,8 +156,13 @@ def counted(lines: int) -> str:
 
 def unknown_words(text: Text, encoder: Encoder) -> Iterator[str]:
     """A note if many tokens stand for words that the tokenizer does not know."""
-    known = (encoder.tokenizer.token_to_id(word) for word in ("[UNK]", "<unk>"))
-    unknown = {i for i in known if i is not None}
-    share = float(np.mean([i in unknown for ids in text.passages for i in ids]))
+    share = sum(unknown_tokens(text, encoder)) / sum(map(len, text.passages))
     if share > MOST_UNKNOWN:
         yield f"{share:.0%} of the tokens are unknown to the tokenizer: this is no text for these models"
+
+
+def unknown_tokens(text: Text, encoder: Encoder) -> list[int]:
+    """How many tokens of each passage stand for words that the tokenizer does not know."""
+    known = (encoder.tokenizer.token_to_id(word) for word in ("[UNK]", "<unk>"))
+    unknown = {i for i in known if i is not None}
+    return [sum(i in unknown for i in ids) for ids in text.passages]
