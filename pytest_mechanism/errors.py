@@ -69,6 +69,10 @@ class MeasurementError(MechanismError):
     """A measurement gives no number on this model and task."""
 
 
+class NotMeasured(MeasurementError):
+    """Nobody made the measurement, where results are only recalled."""
+
+
 class Crashed(MeasurementError):
     """A measurement raised something other than a `MechanismError`."""
 

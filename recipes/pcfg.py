@@ -1,6 +1,6 @@
 """Models that read strings of a grammar: a capability, and the fine-tunings that hide it.
 
-    python -m recipes.pcfg --out DIR [NAME ...] [--seed N] [--size small|paper] [--device cuda]
+    python -m recipes.pcfg --out DIR [NAME ...] [--seed N] [--size small|small_low_rate|paper] [--device cuda]
     python -m recipes.pcfg --out DIR --table --seed 1 2 3
 
 After Jain et al., ICLR 2024 (arXiv 2311.12786), section 5. A name is a model of a seed:

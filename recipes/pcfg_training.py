@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,14 @@ class Size:
     rows: int = 96
 
 
+SMALL = Size(
+    Shape(layers=4, width=64, heads=4, mlp=128, longest=28),
+    World(3, 8, 20, window=5, occurrence=2, position=6, subtasks=("count",)),
+    {"steps": 600, "rate": 1e-3, "warm_up": 50, "cool_down": 0.2},
+    {"steps": 400, "rate": 5e-4},
+    rows=64,
+)
+
 SIZES = {
     "tiny": Size(
         Shape(layers=2, width=32, heads=2, mlp=64, longest=16),
@@ -80,13 +88,8 @@ SIZES = {
         {"steps": 60, "rate": 1e-3},
         rows=64,
     ),
-    "small": Size(
-        Shape(layers=4, width=64, heads=4, mlp=128, longest=28),
-        World(3, 8, 20, window=5, occurrence=2, position=6, subtasks=("count",)),
-        {"steps": 600, "rate": 1e-3, "warm_up": 50, "cool_down": 0.2},
-        {"steps": 400, "rate": 5e-4},
-        rows=64,
-    ),
+    "small": SMALL,
+    "small_low_rate": replace(SMALL, fine_tuning={"steps": 1000, "rate": 1e-4}),
     "paper": Size(
         Shape(layers=6, width=192, heads=6, mlp=512, longest=256),
         World(
@@ -98,7 +101,8 @@ SIZES = {
     ),
 }  # fmt: skip
 """``paper``: 6 blocks of 6 heads and width 192, strings of up to 243 letters, as published; ``small``
-trains on one core of a processor; ``tiny`` is for tests."""
+trains on one core of a processor, ``small_low_rate`` with a fifth of its learning rate in the fine-tuning; ``tiny`` is
+for tests."""
 
 
 def train(

@@ -6,6 +6,8 @@ import os
 import sys
 
 import pytest
+import scipy.optimize
+import scipy.stats  # noqa: F401 - pytester forgets what an inner run imports, and C libraries cannot be imported twice
 import shape_checks
 
 # before torch is imported: several workers with several threads each get in each other's way

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.profile_stages import Stage
@@ -101,7 +101,7 @@ def assigned(layer: LayerMatch) -> list[int] | None:
     agreement = np.asarray(layer.writes)
     if np.all(np.diag(agreement) >= LEAST_AGREEMENT):
         return [*range(len(agreement))]
-    _, columns = linear_sum_assignment(agreement, maximize=True)
+    _, columns = scipy.optimize.linear_sum_assignment(agreement, maximize=True)
     if np.any(agreement[range(len(agreement)), columns] < LEAST_AGREEMENT):
         return None
     return [int(column) for column in columns]

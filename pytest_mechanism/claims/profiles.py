@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.patched_alone import ALL_UP_TO, SCREEN_ROWS, bands_of, number_alone
@@ -279,7 +279,7 @@ def beyond(change: Estimate, margin: float) -> float:
     excess = abs(change.value) - margin
     if change.standard_error <= 0:
         return 0.0 if excess > 0 else 1.0
-    return float(stats.t.sf(excess / change.standard_error, max(1, change.clusters - 1)))
+    return float(scipy.stats.t.sf(excess / change.standard_error, max(1, change.clusters - 1)))
 
 
 def permuted(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.curves import Trained, capability
 from pytest_mechanism.claims.scoring import accuracy
-from pytest_mechanism.errors import add_models
+from pytest_mechanism.errors import NotMeasured, add_models
 from pytest_mechanism.types import Chart
 
 
@@ -57,12 +58,17 @@ def criterion(
 def revival_chart(
     claim: Trained, context: ClaimContext, measure: Measure, needed: Criterion, control: str
 ) -> Chart:
-    """How fast the model, and the control if the run has it, reach the criterion."""
+    """How fast the model, and the control if its training is known, reach the criterion."""
     lines = [
-        curve.line(role, "correct", control=role == control)
-        for role in (context.role, *([control] if context.has(control) else []))
-        for curve in claim.measured_curves(context, role, "capability", measure)
+        curve.line(context.role, "correct", control=context.role == control)
+        for curve in claim.measured_curves(context, context.role, "capability", measure)
     ]
+    if control != context.role and context.has(control):
+        with suppress(
+            NotMeasured
+        ):  # a claim that judges the model alone does not train the control
+            others = claim.measured_curves(context, control, "capability", measure)
+            lines += [curve.line(control, "correct", control=True) for curve in others]
     learned = "another without the capability would rise slowly, because it learns anew."
     if any(line.control for line in lines):
         learned = "a line that rises as slowly as that of the control, which never had the capability, is learned anew."

@@ -28,8 +28,8 @@ from itertools import count
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import scipy
 from pydantic import Field, StrictInt
-from scipy.stats import binom
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import PerRoleClaim
@@ -151,7 +151,7 @@ def excused(draws: int, confidence: float) -> int:
     reject even where every random circuit does worse."""
     alpha = 1 - confidence + 1e-9
     most = math.floor(alpha * (1 + draws)) - 1
-    while most >= 0 and binom.cdf(most, draws, 1 - BEATEN) > alpha:
+    while most >= 0 and scipy.stats.binom.cdf(most, draws, 1 - BEATEN) > alpha:
         most -= 1
     return most
 

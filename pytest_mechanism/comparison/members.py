@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scipy.stats import false_discovery_control
+import scipy
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
@@ -294,7 +294,7 @@ def put_together(
         )
         for name in names
     ]
-    rates = false_discovery_control([member.p for member in members])
+    rates = scipy.stats.false_discovery_control([member.p for member in members])
     members = [replace(member, q=float(rate)) for member, rate in zip(members, rates, strict=True)]
     alpha = 1 - context.confidence
     members.sort(key=lambda member: (member.q >= alpha, -member.size, member.name))

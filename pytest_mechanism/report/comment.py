@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_mechanism.report.conclusion import explaining_first
-from pytest_mechanism.report.markdown import escaped, table
+from pytest_mechanism.report.markdown import escaped, reason_lines, table
 from pytest_mechanism.report.rows import UNACCEPTED
-from pytest_mechanism.report.run_report import ClaimResult, Conclusion, ConclusionState, RunReport
+from pytest_mechanism.report.run_report import Conclusion, ConclusionState, RunReport
 
 MARKER = "<!-- pytest-mechanism"
 """How the first line of every comment begins."""
@@ -49,7 +49,7 @@ def comment(report: RunReport, conclusion: Conclusion, key: str = "") -> str:
         escaped(conclusion.text),
     ]
     head += [f"- {escaped(text)}" for text in incomplete(report)]
-    reasons = [line for result in explaining_first(report.claims) for line in about(result)]
+    reasons = list(reason_lines(explaining_first(report.claims)))
     summary = f"All {len(report.claims)} results" if len(report.claims) > 1 else "The result"
     folded = [f"<details><summary>{summary}</summary>", "", *table(report.claims), "", "</details>"]
     text = "\n".join([*head, "", *reasons, "", *(folded if report.claims else ())]).rstrip() + "\n"
@@ -81,13 +81,3 @@ def incomplete(report: RunReport) -> Iterator[str]:
         yield f"{len(report.not_run)} selected claims never ran, the first one {report.not_run[0]}"
     if report.exit_code not in (0, 1):
         yield f"pytest ended with exit code {report.exit_code}: the run is not complete"
-
-
-def about(result: ClaimResult) -> Iterator[str]:
-    """A line for a claim that is red, or that warns."""
-    if result.red or (result.severity == "warn" and result.verdict not in ("pass", "skipped")):
-        verdict = result.verdict if result.red else "warning"
-        yield (
-            f"- **{verdict}** {escaped(result.circuit)}.{escaped(result.claim)} on {escaped(result.role)}: "
-            f"{escaped(result.reason)}"
-        )

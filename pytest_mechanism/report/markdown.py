@@ -1,10 +1,10 @@
-"""The table on the summary page of a GitHub Actions job, as Markdown."""
+"""The summary page of a GitHub Actions job, as Markdown: conclusion, reasons of red claims, table."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pytest_mechanism.errors import visible
@@ -35,14 +35,28 @@ class GithubSummary:
 def markdown(
     results: Sequence[ClaimResult], pair: str, conclusion: Conclusion | None = None
 ) -> str:
-    """Heading, conclusion and table. Every text shows as it is: no markup, HTML or link comes of it."""
+    """Heading, conclusion, reasons and table. Every text shows as it is: no markup, HTML or link comes of it."""
     lines = [f"### pytest-mechanism: {pair}", ""]
     if conclusion is not None:
         lines += [f"**{escaped(conclusion.text)}**", ""]
         lines += [
             line for step in conclusion.next_steps[:1] for line in ("Next:", "", *code(step), "")
         ]
+    rank = {} if conclusion is None else {nodeid: i for i, nodeid in enumerate(conclusion.reds)}
+    if reasons := list(reason_lines(sorted(results, key=lambda r: rank.get(r.id, len(rank))))):
+        lines += [*reasons, ""]
     return "\n".join([*lines, *table(results)]) + "\n\n"
+
+
+def reason_lines(results: Iterable[ClaimResult]) -> Iterator[str]:
+    """A line for each claim that is red, or that warns."""
+    for result in results:
+        if result.red or (result.severity == "warn" and result.verdict not in ("pass", "skipped")):
+            verdict = result.verdict if result.red else "warning"
+            yield (
+                f"- **{verdict}** {escaped(result.circuit)}.{escaped(result.claim)} on {escaped(result.role)}: "
+                f"{escaped(result.reason)}"
+            )
 
 
 def table(results: Sequence[ClaimResult]) -> list[str]:

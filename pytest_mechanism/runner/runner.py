@@ -21,6 +21,7 @@ from pytest_mechanism.errors import (
     CheckpointChanged,
     MeasurementError,
     MechanismError,
+    NotMeasured,
     add_models,
     crash,
     out_of_memory,
@@ -188,11 +189,11 @@ class Runner:
         """The result, from memory or from the store. Makes no measurement and counts none.
 
         Raises:
-            MeasurementError: nobody made the measurement.
+            NotMeasured: nobody made the measurement.
         """
         result = self.peek(measurement)
         if result is None:
-            raise MeasurementError(f"{measurement.request.implementation} was not measured")
+            raise NotMeasured(f"{measurement.request.implementation} was not measured")
         return result
 
     @contextmanager

@@ -7,8 +7,8 @@ import warnings
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import (
@@ -52,7 +52,7 @@ def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
         if not math.isfinite(value):
             raise UndefinedScoreError("a mean vector is zero, so it has no direction")
         for method in ("BCa", "percentile"):  # two equal models give 1 on every resample
-            result = stats.bootstrap(
+            result = scipy.stats.bootstrap(
                 (rows,),
                 cosine_of,
                 vectorized=True,
@@ -75,5 +75,5 @@ def by_chance(width: int, confidence: float) -> tuple[float, float]:
 
     The squared cosine has a beta distribution with 1/2 and (width - 1) / 2.
     """
-    bound = math.sqrt(float(stats.beta.ppf(confidence, 0.5, (width - 1) / 2)))
+    bound = math.sqrt(float(scipy.stats.beta.ppf(confidence, 0.5, (width - 1) / 2)))
     return -bound, bound

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 
@@ -93,7 +93,7 @@ def proportion(values: Values, how: Sampling) -> Estimate:
     effective = max(1, math.floor(n / effect))
     # whole numbers of successes, rounded away from the estimate, so the interval gets no narrower
     low, high = (
-        stats.binomtest(k, effective).proportion_ci(how.confidence, method="wilson")
+        scipy.stats.binomtest(k, effective).proportion_ci(how.confidence, method="wilson")
         for k in (math.floor(p * effective + 1e-9), math.ceil(p * effective - 1e-9))
     )
     return Estimate(
@@ -108,7 +108,7 @@ def proportion(values: Values, how: Sampling) -> Estimate:
 
 def exact_bounds(n: int, confidence: float) -> tuple[float, float]:
     """Clopper-Pearson: the lower bound of n successes in n, the upper bound of no success in n."""
-    test = stats.binomtest(n, n).proportion_ci(confidence_level=confidence, method="exact")
+    test = scipy.stats.binomtest(n, n).proportion_ci(confidence_level=confidence, method="exact")
     return float(test.low), 1 - float(test.low)
 
 
@@ -150,7 +150,7 @@ def of_means(
         low, high, error = value, value, 0.0
         if len(counts) > 1:
             for method in ("BCa", "percentile"):
-                result = stats.bootstrap(
+                result = scipy.stats.bootstrap(
                     (*sums, counts),
                     resampled,
                     paired=True,
@@ -185,7 +185,7 @@ def for_few_clusters(estimate: Estimate, confidence: float) -> Estimate:
     if estimate.method == "exact" or estimate.clusters < 2:
         return estimate
     tail = 0.5 + confidence / 2
-    wider = float(stats.t.ppf(tail, estimate.clusters - 1) / stats.norm.ppf(tail))
+    wider = float(scipy.stats.t.ppf(tail, estimate.clusters - 1) / scipy.stats.norm.ppf(tail))
     value, (low, high) = estimate.value, estimate.interval
     return replace(
         estimate, interval=(value - wider * (value - low), value + wider * (high - value))
@@ -268,7 +268,7 @@ def exceeds(values: Values, threshold: float, how: Sampling) -> float:
     """
     x = np.asarray(values, dtype=np.float64)
     sums, _ = by_cluster([x - threshold], how.clusters)
-    result = stats.permutation_test(
+    result = scipy.stats.permutation_test(
         (sums[0],),
         lambda flipped, axis: flipped.mean(axis=axis),
         permutation_type="samples",

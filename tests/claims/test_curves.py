@@ -12,11 +12,13 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.claims.suppression_holds_after import SuppressionHoldsAfter
+from pytest_mechanism.errors import NotMeasured
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.refusal import RefusalRate
+from pytest_mechanism.report.page.pictures import words_of
 from pytest_mechanism.tasks.families.counting import Counting
 from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Setting
@@ -197,13 +199,29 @@ def test_revival_is_what_two_evaluations_running_show(
     assert (verdict.status == "fail") == ("back from" in verdict.reason)
 
 
+def test_a_control_that_nobody_trained_has_no_curve() -> None:
+    """A gate trains the model alone, so its page draws that curve, and says what draws base's."""
+    known = runner(correct=AWAY, accuracies=KNOWN)
+
+    def recall(measurement: Measurement) -> Observations:
+        if measurement.on == "control" and not isinstance(measurement.request, Performance):
+            raise NotMeasured("not measured")
+        return known(measurement)
+
+    chart = revival().chart(case("control", "pretrained"), recall)
+    assert [line.model for line in chart.lines] == ["ft"]
+    assert "the control" not in chart.explanation
+    assert words_of(chart).endswith("draws that of base beside it.")
+    assert words_of(revival().chart(case("control", "pretrained"), known)).endswith("learned anew.")
+
+
 @pytest.mark.parametrize("have", [(), ("control",), ("pretrained",)])
 def test_without_both_models_nothing_passes(have: tuple[str, ...]) -> None:
     """It says what was found, and which options are missing; its curves name no control that it has not."""
     measure = runner(correct=AWAY, accuracies=KNOWN)
-    assert ("the control" in revival().chart(case(*have), measure).explanation) == (
-        "control" in have
-    )
+    chart = revival().chart(case(*have), measure)
+    assert ("the control" in chart.explanation) == ("control" in have)
+    assert [line.model for line in chart.lines] == ["ft", *({"control"} & {*have})]
     verdict = revival().judge(case(*have), measure)
     assert verdict.status == "inconclusive"
     for role in {"control", "pretrained"} - {*have}:

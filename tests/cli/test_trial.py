@@ -155,9 +155,9 @@ def test_doctor_says_what_a_gate_will_hold(
     spec.write_text(
         "mechanism: 1\ncircuit: memory\n"
         "task: {family: entity_tracking, boxes: 7, rows: 70, seed: 0}\n"
-        "claims:\n  solves: {kind: accuracy, at_least: 0.5}\n"
+        "claims:\n  solves: {kind: accuracy, on: base, at_least: 0.5}\n"
     )
-    arguments = ["doctor", str(spec), "--model-pair", "base=zoo:base,ft=zoo:ft"]
+    arguments = ["doctor", str(spec), "--model", "base=zoo:base"]
     store = ["--store", str(tmp_path / "store"), "--batch-size", str(batch_size)]
     assert main([*arguments, *store]) == 0
     line = capsys.readouterr().out.splitlines()[-1]

@@ -233,12 +233,22 @@ def test_two_gates_of_a_pull_request_have_two_comments(result: bool, tmp_path: P
     )
 
 
+PLANTED = """mechanism: 1
+circuit: planted
+task: {family: entity_tracking, boxes: 7, rows: 70, seed: 0}
+groups:
+  pos_transmitter: {heads: {2: [6]}, at: last}
+claims:
+  solves: {kind: accuracy, on: [base, ft], at_least: 0.5}
+  holds: {kind: encodes, on: ft, group: pos_transmitter, variable: position, at_least: 0.5}
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("candidate", "code"), [("planted_ft", 0), ("planted_rerouted", 1)])
 def test_the_scripts_of_the_action_gate_a_pair(candidate: str, code: int, tmp_path: Path) -> None:
     """All but the installation: exit code, result, page, comment and badge."""
-    spec = (ROOT / "circuits" / "entity_tracking_paper.yaml").read_text("utf-8")
-    (tmp_path / "spec.yaml").write_text(spec)
+    (tmp_path / "spec.yaml").write_text(PLANTED)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mechanism.json").write_text("of an earlier run")

@@ -33,7 +33,7 @@ def whole() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data(), fill=st.sampled_from([40, 200, 1 << 14]))
 def test_every_outcome_is_the_references(
     model: LoadedModel, data: st.DataObject, fill: int

@@ -310,7 +310,7 @@ def test_junit_failure_message(mixed):
 
 
 def test_job_summary(mixed, monkeypatch):
-    """Where CI names a summary file, the table is appended to it as Markdown."""
+    """Where CI names a summary file, conclusion, reasons and table are appended to it as Markdown."""
     path = mixed.path / "summary.md"
     path.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
@@ -329,6 +329,8 @@ def test_job_summary(mixed, monkeypatch):
         "```sh",
         "pytest circuit.yaml::good::ft --model-pair base=./base,ft=./ft -v",
         "```",
+        "",
+        "- **fail** circuit.good on ft: fixed score 0.250 \\[0.188, 0.312\\]; claimed\\: at least 0.75",
         "",
         "| verdict | claim | role | score | interval | claimed | baseline |",
         "|---|---|---|---|---|---|---|",

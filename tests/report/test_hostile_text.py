@@ -154,16 +154,18 @@ def rendered(text: str) -> str:
 @example("[a][b]")
 @example("www.x.yz")
 def test_markdown_cells_show_text_and_nothing_else(text: str) -> None:
-    """As many cells as headings, in each the text itself: no tag, no link, no picture."""
+    """As many cells as headings, in each the text itself, as in the reason above: no tag, no link, no picture."""
     page = rendered(markdown([result(text)], "base+ft"))
-    body = page.partition("<tbody>")[2]
+    above, _, body = page.partition("<tbody>")
+    (reason,) = re.findall(r"<li>(.*?)</li>", above, re.DOTALL)
+    assert set(re.findall(r"<[^>]*>", reason)) == {"<strong>", "</strong>"}
     cells = re.findall(r"<td[^>]*>(.*?)</td>", body, re.DOTALL)
     assert len(cells) == len(HEADINGS)
     assert set(re.findall(r"<[^>]*>", body)) <= {
         "<tr>", "</tr>", "<td>", "</td>", "</tbody>", "</table>", '<td style="text-align:left">',
     }  # fmt: skip
     assert html.unescape(cells[2]) == visible(text).strip()
-    assert len(markdown([result(text)], "base+ft").splitlines()) == 6
+    assert len(markdown([result(text)], "base+ft").splitlines()) == 8
 
 
 @pytest.mark.parametrize(

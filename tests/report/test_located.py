@@ -63,6 +63,8 @@ def test_terminal_and_summary_page_say_each_sentence_once() -> None:
     assert notes(results) == lines
     page = markdown(results, "a+b").splitlines()
     assert [line for line in page if line.startswith("- ")] == [
+        "- **fail** ioi.heard on ft: no effect",
+        "- **fail** ioi.other on ft: no effect",
         "- ioi\\: head 2.2 of sender fell silent",
         "- ioi\\: head 2.1 (in no group) took over",
     ]

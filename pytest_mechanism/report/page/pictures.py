@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
+    from pytest_mechanism.types import Chart
 
 VIEW_BOX = re.compile(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"')
 
@@ -51,6 +52,8 @@ def pictures_of(report: RunReport, evaluator: ClaimEvaluator, root: Path) -> lis
         views.append(SpecView(circuits[path], pictures, missing))
     return views
 
+
+NO_BASE = " The run has no such curve of another model: 'pytest-mechanism show' draws that of base beside it."
 
 MAPS = "Which heads and MLPs do the work"
 COMPARE = (
@@ -88,9 +91,15 @@ def drawn(spec: Spec, evaluator: ClaimEvaluator) -> Iterator[PictureView]:
     for name, chart in charts(evaluator, spec, recall).items():
         yield view(
             f"Curves of {name}",
-            chart.explanation,
+            words_of(chart),
             lambda chart=chart: line_chart.draw(chart, labels, footnote),  # type: ignore[misc]
         )
+
+
+def words_of(chart: Chart) -> str:
+    """How to read curves, and where those to compare with are, if the run has none."""
+    alone = {line.model for line in chart.lines} == {"ft"}
+    return f"{chart.explanation}{NO_BASE if alone else ''}".strip()
 
 
 def view(title: str, words: str, draw: Callable[[], Figure]) -> PictureView:
