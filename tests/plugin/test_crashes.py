@@ -82,7 +82,7 @@ def test_a_measurement_that_crashes_is_a_line_in_the_gate(
     monkeypatch.setattr(performance, "measure", crash)
     result = gate()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    line = f"knows on base: tiny.yaml:7: measurement performance on base failed: {says}"
+    line = f"tiny.yaml:7: measurement performance on base failed: {says}"
     assert any(outline.startswith(line) for outline in result.outlines)
     assert "Traceback" not in result.stdout.str()
     assert "test_crashes.py" not in result.stdout.str()
