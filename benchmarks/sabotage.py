@@ -33,7 +33,7 @@ QUICK = ("two labels read alike, 1 (0)", "heads of layer 2 permuted")
 
 
 RESULTS = Path(__file__).parent / "faults" / "results"
-"""Of the run in docs/how-good-is-the-gate.md; a copy of this folder continues it."""
+"""Of the runs in docs/how-good-is-the-gate.md; a copy of this folder continues it."""
 
 
 class Run:

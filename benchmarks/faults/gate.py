@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -67,6 +68,8 @@ def with_seed(spec: Path, seed: int, folder: Path) -> Path:
         raise ValueError(f"{spec}: {changed} seeds, 1 needed")
     path = folder / f"{spec.stem}_{seed}.yaml"
     path.write_text(text, encoding="utf-8")
+    for file in spec.parent.glob("*.txt"):  # texts that claims name
+        shutil.copy(file, folder / file.name)
     return path
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults import entity_tracking, sizes
+from benchmarks.faults import entity_tracking, sizes, stories
 from benchmarks.faults.change import Change, Workshop
 from pytest_mechanism.checkpoints.reference import ZOO
 
@@ -57,5 +57,10 @@ SUITES: Mapping[str, Suite] = {
     "base": Suite(
         [ROOT / "circuits" / "entity_tracking.yaml"], "base=zoo:base", "ft", "ft", "base",
         entity_tracking.changes, sizes.boxes, {},
+    ),
+    # the last release of a model that writes stories and the candidate, as text alone: of accuracy see `sizes.Size`
+    "stories": Suite(
+        [SPECS / "next_stories_text.yaml"], "released=zoo:stories_kept", "ft",
+        "stories_kept", "stories_base", stories.changes, stories.texts, {},
     ),
 }  # fmt: skip

@@ -279,7 +279,7 @@ def measure(
     uniform = float(torch.tensor(float(recorded[0].log_probabilities.shape[-1])).log())
     values = {
         "predictions": [float(passage.predictions) for passage in passages],
-        "divergence": [passage.cuts[0] for passage in passages],
+        "divergence": [max(0.0, passage.cuts[0]) for passage in passages],  # but for rounding
         "surprise_from": [passage.surprise[0] for passage in passages],
         "surprise_to": [passage.surprise[1] for passage in passages],
         "free_divergence": [divergence for divergence, _ in free],

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import fault_reports, sabotage
-from benchmarks.faults import entity_tracking, rules, same_function, weights
+from benchmarks.faults import entity_tracking, rules, same_function, stories, weights
 from benchmarks.faults.book import Book
 from benchmarks.faults.change import Change, Workshop
 from benchmarks.faults.gate import Judgement, named, with_seed
@@ -39,6 +39,23 @@ def test_there_are_sixty_faults_and_sixty_benign_changes() -> None:
     changes = entity_tracking.changes()
     faults = sum(change.fault for change in changes)
     assert (faults >= 60, len(changes) - faults >= 60) == (True, True)
+
+
+def test_a_muted_word_of_the_story_model_changes_the_text_alone() -> None:
+    """Its gate asks for morals, and the word stands in other sentences. Names of its changes are unique."""
+    shop = SUITES["stories"].shop
+    assert sum(change.fault for change in stories.changes()) == 45
+    texts = stories.texts(rows=40)
+    scale, model = Scale(shop.load(), texts), shop.load()
+    with torch.no_grad():
+        stories.mute("fight", 0.3)(model)
+    size = scale.size(model)
+    assert (size.accuracy, size.rows < 1e-3, size.text > 0.003) == (1.0, True, True)
+
+
+def test_the_threshold_of_re_fits_is_a_prediction_bound() -> None:
+    """For the ends 1, 2 and 3: the mean plus 2.92 (Student's t, two degrees of freedom) times 1.155."""
+    assert stories.bound([1.0, 2.0, 3.0]) == pytest.approx(2 + 2.9200 * (4 / 3) ** 0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +167,14 @@ def test_the_page_has_the_figures_of_the_kept_results(
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
     for line in printed.splitlines()[3:7]:
         assert re.split(r"  +", line)[2] in readme
+
+
+def test_the_page_has_the_figures_of_the_kept_results_on_stories(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the suite on a model that predicts text."""
+    assert sabotage.main(["--folder", str(RESULTS), "--suite", "stories", "--report"]) == 0
+    assert capsys.readouterr().out in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
 
 
 def test_reports_are_drawn_among_red_faults(run: Run) -> None:

@@ -73,6 +73,8 @@ ALIKE = {
         ("tests/benchmarks/test_sabotage.py", "--quick, without --report"),
     "python -m benchmarks.sabotage --folder benchmarks/faults/results --report --plot rate.svg":
         ("tests/benchmarks/test_sabotage.py", "no picture"),
+    "python -m benchmarks.sabotage --folder benchmarks/faults/results --suite stories --report":
+        ("tests/benchmarks/test_sabotage.py", "as it stands"),
 }  # fmt: skip
 """Commands that a test runs on other inputs, which are named."""
 
@@ -114,6 +116,7 @@ NOT_RUN = {
     "cp -r benchmarks/faults/results results && python -m benchmarks.sabotage --folder results":
         "it runs for hours",
     "python -m benchmarks.sabotage --folder results --minutes 10": "it runs for ten minutes",
+    "python -m benchmarks.sabotage --folder results --suite stories": "it runs for half an hour",
     "pytest circuits/paper_two/stories.yaml --model-pair stories_base,stories_kept --mechanism-model "
     "control=stories_none": "it trains for minutes; docs/paper-two.md has its verdicts",
 }  # fmt: skip
