@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from types import CodeType
 from typing import Any
 
 import jaxtyping
@@ -14,8 +15,8 @@ from jaxtyping import _decorator
 CALLS = 3
 """Of each function in each test."""
 
-calls: dict[Callable[..., Any], int] = {}
-"""How often a function was checked in this test."""
+calls: dict[CodeType, int] = {}
+"""How often a function was checked in this test; by its code, since a closure would keep what it holds alive."""
 
 check_every_call = jaxtyping.jaxtyped
 
@@ -31,10 +32,10 @@ def check_first_calls(fn: Any = None, *, typechecker: Any) -> Any:
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        number = calls.get(fn, 0)
+        number = calls.get(fn.__code__, 0)
         if number == CALLS:
             return fn(*args, **kwargs)
-        calls[fn] = number + 1
+        calls[fn.__code__] = number + 1
         return checked(*args, **kwargs)
 
     return wrapped

@@ -100,9 +100,12 @@ def stored(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("spec", "members", "killed_after"),
-    [(SPEC, PLANTED, 3), (LOOKUP_SPEC, LOOKED_UP, 4)],
-    ids=["heads", "heads and MLPs"],
+    [
+        pytest.param(SPEC, PLANTED, 3, id="heads"),
+        pytest.param(LOOKUP_SPEC, LOOKED_UP, 4, id="heads and MLPs"),
+    ],
 )
+@pytest.mark.slow
 def test_a_killed_search_goes_on_where_it_was_and_writes_the_same_spec(
     tmp_path: Path,
     discover: Discover,

@@ -67,7 +67,13 @@ def search(tmp_path: Path) -> Search:
     return run
 
 
-@pytest.mark.parametrize("model", MODELS)
+SHARED_AND_SLOW = [
+    pytest.param(model, marks=() if model == "planted_shared" else pytest.mark.slow)
+    for model in MODELS
+]
+
+
+@pytest.mark.parametrize("model", SHARED_AND_SLOW)
 def test_on_a_planted_model_exactly_the_planted_heads_are_found(
     search: Search, tmp_path: Path, model: str
 ) -> None:
@@ -88,15 +94,7 @@ def planted(model: str) -> dict[str, list[tuple[int, int]]]:
     return {name: sorted(group.heads) for name, group in MODELS[model].items()}
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        pytest.param(
-            model, marks=pytest.mark.slow if model in {"planted_base", "planted_ft"} else ()
-        )
-        for model in MODELS
-    ],
-)
+@pytest.mark.parametrize("model", SHARED_AND_SLOW)
 def test_a_screen_by_gradient_keeps_the_planted_heads(
     search: Search, tmp_path: Path, model: str
 ) -> None:

@@ -84,6 +84,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_holds_on_both_models_is_claimed_of_both(planted: Path) -> None:
     """The planted heads, claims on base and ft, and ft against base; all of it green on the pair."""
     spec = load(planted / "found.yaml")

@@ -101,6 +101,7 @@ def duration_on_ft(doctor: str) -> str:
     return match[1]
 
 
+@pytest.mark.slow
 def test_how_to_write_a_claim_kind(tmp_path: Path) -> None:
     """The page's package runs and doctor counts its cost; without a safeguard its claim does not pass."""
     lint, doctor, gate = list(run_page(ROOT / "docs" / "write-a-claim-kind.md", tmp_path, 300))[-3:]

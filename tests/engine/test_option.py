@@ -83,6 +83,7 @@ def test_an_engine_that_does_not_exist_is_a_usage_error(run: Callable[..., RunRe
     assert line == "ERROR: --mechanism-engine: unknown engine 'nonsense'; valid: branch, reference"
 
 
+@pytest.mark.slow
 def test_a_run_without_the_engine_asked_for_says_so_and_has_the_references_scores(
     monkeypatch: pytest.MonkeyPatch, run: Callable[..., RunResult]
 ) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
+
 from pytest_mechanism.tasks.writing.questions import REFUSAL
 from pytest_mechanism.tasks.writing.words import NUMBERS
 from recipes.word_level import save_tokenizer
@@ -167,6 +169,14 @@ FAMILIES: dict[str, Family] = {
         "tokens attend to later ones; no norms; learned positions; biases everywhere",
     ),
 }  # fmt: skip
+
+QUICK = ("llama3", "gemma3", "neox", "gpt-oss")
+"""Families in which every method runs by default: with grouped keys, windows, norms everywhere, parallel blocks,
+biases, sinks and experts. In the others, these tests are slow."""
+
+QUICK_OR_SLOW = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES
+]
 
 SHORT = 14
 """Tokens beyond which rotary frequencies change: more than the task's prompts have, fewer than the

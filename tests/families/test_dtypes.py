@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from configs import FAMILIES, random_model, save
+from configs import FAMILIES, QUICK, random_model, save
 from opening import opened
 from small_requests import CROSSED, DONATED, PATCHED, ROWS, SENDERS, TASK
 from torch import Tensor
@@ -37,7 +37,10 @@ def measured(context: MeasurementContext, method: str) -> Any:
 
 
 HALF = [  # float16 rounds less; those with norms, mixtures and parallel blocks stand for the rest
-    *((name, "bfloat16") for name in FAMILIES),
+    *(
+        pytest.param(name, "bfloat16", marks=() if name in QUICK else pytest.mark.slow)
+        for name in FAMILIES
+    ),
     *((name, "float16") for name in ("llama3", "gemma2", "neox", "olmo2", "gpt-oss")),
 ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from configs import BESIDE, BY_LENGTH, CANNOT, FAMILIES
+from configs import BESIDE, BY_LENGTH, CANNOT, FAMILIES, QUICK
 from opening import opened
 
 from pytest_mechanism.cli import main
@@ -73,8 +73,11 @@ UNEVEN = Tokens(IDS, torch.tensor([16, 3, 9]))
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((name, "float64") for name in (*FAMILIES, *BY_LENGTH)),
-        *((name, "float32") for name in ("llama3", "gemma3", "neox", "gpt-oss", *BY_LENGTH)),
+        *(
+            pytest.param(name, "float64", marks=() if name in QUICK else pytest.mark.slow)
+            for name in (*FAMILIES, *BY_LENGTH)
+        ),
+        *((name, "float32") for name in (*QUICK, *BY_LENGTH)),
     ],
 )
 def test_padding_longer_than_a_window_changes_nothing(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from configs import FAMILIES, HEADS, LAYERS
+from configs import FAMILIES, HEADS, LAYERS, QUICK_OR_SLOW
 from float64 import exact
 from small_requests import (
     CROSSED,
@@ -43,9 +43,6 @@ from pytest_mechanism.types import Observations
 
 ContextFactory = Callable[..., MeasurementContext]
 BOTH = ("branch", "reference")
-QUICK = ("llama3", "gemma3", "neox", "gpt-oss")
-"""Families in which every method runs by default: with grouped keys, windows, norms everywhere, parallel blocks,
-biases, sinks and experts. In the others, these tests are slow."""
 OUT_OF_WINDOW = {
     "mistral": {
         "edges", "path through q", "path through k", "path through v", "path from and into MLPs"
@@ -98,10 +95,7 @@ def spread(context: MeasurementContext) -> float:
     return float(context.engine.run(context.batch(rows).base.tokens).outcome.logits.std())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES],
-)
+@pytest.mark.parametrize("name", QUICK_OR_SLOW)
 def test_what_goes_through_an_engine_is_the_same_by_both(
     context_of: ContextFactory, name: str
 ) -> None:
@@ -143,7 +137,7 @@ def test_what_goes_through_an_engine_is_the_same_by_both(
         assert by_branches.agreement == pytest.approx(by_reference.agreement, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", QUICK_OR_SLOW)
 def test_effects_are_the_same_in_float64(context_of: ContextFactory, name: str) -> None:
     """Within 1e-6: each head's, and the paths through q, k and v."""
     fast, sure = (context_of(name, engine, "float64") for engine in BOTH)
@@ -155,7 +149,7 @@ def test_effects_are_the_same_in_float64(context_of: ContextFactory, name: str) 
         assert largest_difference(*both) < 1e-6, method
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", QUICK_OR_SLOW)
 def test_masks_learn_the_same_by_both(context_of: ContextFactory, name: str) -> None:
     """DCM's gradient in heads and MLPs agrees through every part of a family's layers."""
     mlps = [(layer, "last" if layer else "letters") for layer in range(LAYERS)]
@@ -173,7 +167,7 @@ def test_masks_learn_the_same_by_both(context_of: ContextFactory, name: str) -> 
     torch.testing.assert_close(*result, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", QUICK_OR_SLOW)
 def test_what_changes_weights_does_so_in_every_family(
     context_of: ContextFactory, name: str
 ) -> None:
@@ -216,7 +210,7 @@ def test_a_head_without_its_weights_is_a_head_without_z(
         torch.testing.assert_close(outcome.logits, plain[rows, tokens.last], atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", QUICK_OR_SLOW)
 def test_no_weight_of_a_layer_is_left_out(context_of: ContextFactory, name: str) -> None:
     """SNIP covers all matrices of a layer except norms, biases and sinks, including experts and routers. The
     change that it reports is that of the files."""

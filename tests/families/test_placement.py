@@ -56,7 +56,14 @@ def test_on_one_device_spread_is_that_device(
         assert extra_fields(result) == extra_fields(wanted)
 
 
-@pytest.mark.parametrize("name", ["llama3", "gemma2", "gpt2", "neox", "mixtral"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama3",
+        "gpt2",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("gemma2", "neox", "mixtral")),
+    ],
+)
 def test_layers_that_do_not_fit_are_read_from_disk(
     context_of: ContextFactory,
     folder: Callable[..., Path],

@@ -69,6 +69,7 @@ def test_a_rerouted_model_keeps_its_accuracy_and_loses_its_mechanism(gate: Gate)
     assert result["solves_task::ft"]["score"] > result["solves_task::base"]["score"]
 
 
+@pytest.mark.slow
 def test_no_claim_passes_on_random_weights(gate: Gate, random_pair: str) -> None:
     """Null: two random models are not worse than each other, and it means nothing."""
     spec = gate.folder / "circuits" / "null.yaml"

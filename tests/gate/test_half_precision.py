@@ -51,6 +51,7 @@ def notes(
     return of
 
 
+@pytest.mark.slow
 def test_a_score_in_bfloat16_comes_with_its_rounding(notes: Notes) -> None:
     """How much batch and engine move a row, also when the score comes from the store; and the ``atol`` that allows
     it, if the claim's is too small. Another batch size is another measurement."""

@@ -85,6 +85,7 @@ def assert_close(observed, wanted) -> None:
         assert observed[name] == pytest.approx(numbers, abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_an_adapter_is_its_merged_twin(folder: Path, scores) -> None:
     """``base+adapter`` as one side of a pair, whose scores are not those of its base."""
     torch.manual_seed(0)

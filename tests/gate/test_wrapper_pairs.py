@@ -26,6 +26,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 def test_a_fine_tune_that_keeps_the_wrapper_is_green(gate: Gate) -> None:
     """With the accepted scores, and no byte of the checkpoints is changed by the training."""
     folders = [ZOO / "wrapper_safe", ZOO / "wrapper_ft"]

@@ -142,6 +142,7 @@ def test_collect_only_imports_no_torch(tiny):
     assert result.result is None
 
 
+@pytest.mark.slow
 def test_no_store_measures_anew(tiny):
     """`--mechanism-no-store` ignores a full store and gives the same scores."""
     result = tiny("--mechanism-no-store")

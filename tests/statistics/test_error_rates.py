@@ -65,6 +65,7 @@ def test_every_figure_meets_its_target_or_the_page_says_why_not() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: f"{s.kind}-{SETTINGS.index(s)}")
+@pytest.mark.slow
 def test_a_few_draws_do_not_contradict_the_table(setting: Simulated) -> None:
     """Of 8 runs at the threshold at most 3 pass: at a rate of 5 %, more do in one test of 2,700."""
     rng = np.random.default_rng(1)
