@@ -41,6 +41,7 @@ def gate(real_folder: Path, tmp_path_factory: pytest.TempPathFactory, worker_id:
                 *("-p", "no:hypothesispytest", "--mechanism-json", str(result)),
                 *("--model-pair", f"smollm2={real_folder},{label}={candidate}"),
                 *("--mechanism-store", str(shared / "real_store")),
+                "--mechanism-no-locate",  # a sweep over 300 heads and MLPs of both models takes nine minutes
             ],
             cwd=folder,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
