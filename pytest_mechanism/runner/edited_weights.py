@@ -128,7 +128,12 @@ def about_weights(
     )
     heads = f"the {len(members)} heads and MLPs"
     if not few:
-        line = f"weights changed throughout, the median of {heads} by {middle:.1%}; most in {text}"
+        edits = sum(change > 0 for change in members.values())
+        where = f"in {edits} of {heads}"
+        if edits == len(members):
+            size = f"{middle:.1%}" if middle >= 0.0005 else "less than 0.1%"
+            where = f"throughout, the median of {heads} by {size}"
+        line = f"weights changed {where}; most in {text}"
         return ChangedWeights(first=False, line=line)
     edited = tuple(name for name in out if name in members)
     alone = not any(change for name, change in parts.items() if name not in out)

@@ -108,11 +108,17 @@ NOWHERE = "and nowhere else"
          "the median of the 15 heads and MLPs is 0.2%"),
         (weights(0.1, h2_2=0.5), (), False, "weights changed throughout, the median of the 15 heads and MLPs by "
          "10.0%; most in head 2.2 (50.0% of its norm), head 0.0 (10.0%), head 0.1 (10.0%), head 0.2 (10.0%)"),
+        (weights(0.0001, h2_2=0.5, h2_1=0.4, h1_1=0.3, h1_2=0.2, h0_0=0.1), (), False,
+         "weights changed throughout, the median of the 15 heads and MLPs by less than 0.1%; most in head 2.2 "
+         "(50.0% of its norm), head 2.1 (40.0%), head 1.1 (30.0%), head 1.2 (20.0%)"),
+        (weights(h2_2=0.5, h2_1=0.4, h1_1=0.3, h1_2=0.2, h0_0=0.1), (), False, "weights changed in 5 of the 15 heads "
+         "and MLPs; most in head 2.2 (50.0% of its norm), head 2.1 (40.0%), head 1.1 (30.0%), head 1.2 (20.0%)"),
         (weights(), (), True,
          "every weight is that of base: a setting (config.json) or the tokenizer differs"),
         (MemberWeightResult((), (), {}, changes=(("embed", 0.1),)), (), False, ""),
     ],
-    ids=["head", "moved", "embedding", "layer", "rounded too", "fine-tune", "setting", "no heads"],
+    ids=["head", "moved", "embedding", "layer", "rounded too", "fine-tune", "a little", "some", "setting",
+         "no heads"],
 )  # fmt: skip
 def test_weights_of_few_parts_that_changed_stand_out(
     result: MemberWeightResult, found: tuple[MemberChange, ...], first: bool, sentence: str
