@@ -77,7 +77,7 @@ class Weights:
     dtype: str
 
     def fits(self, memory: float, dtype: str) -> bool:
-        """Whether a GPU of so many bytes of memory has room for the weights in a dtype, and for computing with them."""
+        """Whether the weights in a dtype fit into a GPU with ``memory`` bytes, and leave room to compute."""
         return WORK * self.count * BYTES[dtype] + LIBRARIES <= memory
 
 

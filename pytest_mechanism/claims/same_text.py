@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Discriminator, Field, StrictStr, Tag, model_validator
@@ -36,6 +36,7 @@ from pytest_mechanism.measurements.text_divergence import Line, TextDivergence, 
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.statistics.honesty import beats
+from pytest_mechanism.statistics.verdicts import in_three_digits
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.text.passages import LEAST, LONGEST, MOST_UNKNOWN, PASSAGES
 from pytest_mechanism.tasks.writing.json_lines import text_lines
@@ -155,9 +156,9 @@ class SameText(Claim):
         chance = perplexity(found, better_guess(found))
         return beats(
             replace(verdict, chance=Safeguard(f"guessing (perplexity {chance:.4g})")),
-            f"word frequencies without context ({spelled(free)})",
+            f"word frequencies without context ({in_three_digits(free)})",
             f"a model that ignores the text would be as close: the word frequencies of {self.source} are "
-            f"{spelled(free)} nats a token from it",
+            f"{in_three_digits(free)} nats a token from it",
             ahead=free.interval[0] > self.at_most,
         )
 
@@ -189,7 +190,7 @@ class SameText(Claim):
         judged = verdict.scores[0]
         predictions = np.asarray(found.values["predictions"])
         size = (
-            f"KL({self.source} || {self.to}) {spelled(judged)} nats a token on {self.name} "
+            f"KL({self.source} || {self.to}) {in_three_digits(judged)} nats a token on {self.name} "
             f"({len(predictions):,} lines, {int(predictions.sum()):,} tokens)"
         )
         claimed = f"; claimed: {verdict.threshold}"
@@ -224,9 +225,3 @@ def perplexity(found: Observations, column: str) -> float:
     """exp of the mean surprise; infinite where that is beyond all numbers."""
     with np.errstate(over="ignore"):
         return float(np.exp(np.sum(found.values[column]) / np.sum(found.values["predictions"])))
-
-
-def spelled(number: Any) -> str:
-    """An estimate or a score with its interval, in three digits: a divergence may be far below .001."""
-    low, high = number.interval
-    return f"{number.value + 0.0:.3g} [{low + 0.0:.3g}, {high + 0.0:.3g}]"

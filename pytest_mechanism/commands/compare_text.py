@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_mechanism.claims.same_text import spelled
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import open_session
 from pytest_mechanism.commands.output import say
@@ -116,10 +115,12 @@ def shortened(text: str) -> str:
 
 def conclusion(result: Result, labels: Mapping[str, str], text: Text) -> Iterator[str]:
     """The sentences, the most important first."""
+    from pytest_mechanism.statistics.verdicts import in_three_digits
+
     a, b = labels["base"], labels["ft"]
     whole = result.divergence
     read = f"{len(text.passages)} passages, {text.predictions:,} predicted tokens"
-    size = f"KL({a} || {b}) = {spelled(whole)} nats a token on {read}"
+    size = f"KL({a} || {b}) = {in_three_digits(whole)} nats a token on {read}"
     if whole.interval[1] <= SAME:
         yield f"no difference above {SAME:g} nats a token: {size}"
         return
@@ -137,7 +138,7 @@ def conclusion(result: Result, labels: Mapping[str, str], text: Text) -> Iterato
     )
     yield "where it comes from, in nats a token (the parts add up):"
     for name, part in largest:
-        yield f"  {name:<26} {spelled(part)}"
+        yield f"  {name:<26} {in_three_digits(part)}"
     rest = [part.value for name, part in result.parts.items() if name not in dict(largest)]
     if rest:
         yield f"  {f'the other {len(rest)}':<26} {sum(rest):.3g}"

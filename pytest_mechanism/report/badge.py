@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from pytest_mechanism.report.rows import UNACCEPTED
+from pytest_mechanism.report.rows import only_unaccepted
 from pytest_mechanism.report.run_report import JUDGED, Conclusion, RunReport
 
 GREEN, RED, AMBER, GREY = "#2e7d32", "#c62828", "#a15c00", "#616161"
@@ -50,7 +50,7 @@ def judgement(report: RunReport, conclusion: Conclusion) -> tuple[str, str]:
     if conclusion.state in states:
         return states[conclusion.state]
     reds = [result for result in report.claims if result.id in conclusion.reds]
-    if reds and all(result.cause in UNACCEPTED for result in reds):
+    if only_unaccepted(reds):
         return "not accepted yet", AMBER
     if conclusion.state != "holds":
         total = len(judged) + sum(result.verdict == "error" for result in report.claims)

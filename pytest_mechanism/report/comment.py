@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pytest_mechanism.report.conclusion import explaining_first
 from pytest_mechanism.report.markdown import escaped, reason_lines, table
-from pytest_mechanism.report.rows import UNACCEPTED
+from pytest_mechanism.report.rows import only_unaccepted
 from pytest_mechanism.report.run_report import Conclusion, ConclusionState, RunReport
 
 MARKER = "<!-- pytest-mechanism"
@@ -67,7 +67,7 @@ def comment(report: RunReport, conclusion: Conclusion, key: str = "") -> str:
 def sign(report: RunReport, conclusion: Conclusion) -> str:
     """Green only for a run that ended well and whose claims hold; no cross where only acceptance is missing."""
     reds = [result for result in report.claims if result.id in conclusion.reds]
-    if reds and all(result.cause in UNACCEPTED for result in reds):
+    if only_unaccepted(reds):
         return "❓"
     return (
         "❓" if conclusion.state == "holds" and report.exit_code != 0 else SIGNS[conclusion.state]

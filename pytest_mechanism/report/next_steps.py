@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import REFERENCE
-from pytest_mechanism.report.rows import UNACCEPTED
+from pytest_mechanism.report.rows import only_unaccepted
 from pytest_mechanism.report.run_report import ClaimResult, ConclusionState, RunReport
 
 
@@ -40,7 +40,7 @@ def next_steps(
         else f"pytest-mechanism discover {spec} {pair} --out found.yaml",
         "broken": show,
         # a command that accepts scores is offered only where nothing but the acceptance is missing
-        "baseline": accept if all(r.cause in UNACCEPTED for r in reds) else show,
+        "baseline": accept if only_unaccepted(reds) else show,
         "not_judged": doctor,
     }.get(state)
     if state == "reference" and all(red.verdict == "inconclusive" for red in reds):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.report.rounding import rounded
-from pytest_mechanism.report.run_report import Row
+from pytest_mechanism.report.run_report import ClaimResult, Row
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Score, Verdict
 
@@ -18,9 +19,14 @@ BASELINE_CAUSES = frozenset({Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Ca
 """Every threshold holds; the comparison with the accepted score makes the claim red."""
 
 UNACCEPTED = frozenset({Cause.NOT_ACCEPTED, Cause.REDEFINED})
-"""Of these, the causes of red claims that only lack an accepted score: nothing broke."""
+"""Of these, the causes of red claims that only lack an accepted score."""
 
 BETTER_THAN_CONTROL = "better than its control"
+
+
+def only_unaccepted(reds: Collection[ClaimResult]) -> bool:
+    """Whether there are red claims, and all of them only lack an accepted score: nothing broke."""
+    return bool(reds) and all(result.cause in UNACCEPTED for result in reds)
 
 
 def make_rows(verdict: Verdict, drift: Drift | None) -> tuple[Row, ...]:

@@ -66,7 +66,7 @@ def short(text: str) -> str:
 
 
 NEEDED = re.compile(r"about ([\d,]+) rows in all would decide")
-"""What an undecided claim says of its rows (`statistics.verdicts.settle`)."""
+"""The number of rows in the reason of an undecided claim, which `statistics.verdicts.settle` writes."""
 
 
 def more_rows(first: ClaimResult, undecided: Sequence[ClaimResult]) -> str:

@@ -127,23 +127,23 @@ def about_weights(
         for i, name in enumerate(named)
     )
     heads = f"the {len(members)} heads and MLPs"
+    size = f"{middle:.1%}" if middle >= 0.0005 else "less than 0.1%"
     if not few:
         edits = sum(change > 0 for change in members.values())
         where = f"in {edits} of {heads}"
         if edits == len(members):
-            size = f"{middle:.1%}" if middle >= 0.0005 else "less than 0.1%"
             where = f"throughout, the median of {heads} by {size}"
         line = f"weights changed {where}; most in {text}"
         return ChangedWeights(first=False, line=line)
     edited = tuple(name for name in out if name in members)
     alone = not any(change for name, change in parts.items() if name not in out)
     if len(out) == 1 and any(member.member in edited for member in found):
-        rest = "nowhere else" if alone else f"the median of {heads} {middle:.1%}"
+        rest = "nowhere else" if alone else f"the median of {heads} {size}"
         line = work_of_edited(out[0], f"{parts[out[0]]:.1%} of its norm, {rest}", found)
     elif alone:
         line = f"weights changed in {text}, and nowhere else"
     else:
-        line = f"weights changed most in {text}; the median of {heads} is {middle:.1%}"
+        line = f"weights changed most in {text}; the median of {heads} is {size}"
     return ChangedWeights(first=True, line=line, edited=edited)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.statistics.honesty import joint
 from pytest_mechanism.types import Judged, Score, Status, Verdict
 
@@ -132,6 +133,12 @@ def shown(value: float, interval: tuple[float, float]) -> str:
     low, high = interval
     digits = decimals(3, 4, apart=(value, low, high))
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def in_three_digits(number: Score | Estimate) -> str:
+    """A number with its interval, where it may be far below .001."""
+    low, high = number.interval
+    return f"{number.value + 0.0:.3g} [{low + 0.0:.3g}, {high + 0.0:.3g}]"
 
 
 def decimals(least: int, most: int, apart: tuple[float, float, float]) -> int:
