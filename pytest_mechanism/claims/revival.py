@@ -64,9 +64,7 @@ def revival_chart(
         for curve in claim.measured_curves(context, context.role, "capability", measure)
     ]
     if control != context.role and context.has(control):
-        with suppress(
-            NotMeasured
-        ):  # a claim that judges the model alone does not train the control
+        with suppress(NotMeasured):  # a claim about the model alone does not train the control
             others = claim.measured_curves(context, control, "capability", measure)
             lines += [curve.line(control, "correct", control=True) for curve in others]
     learned = "another without the capability would rise slowly, because it learns anew."
