@@ -33,6 +33,7 @@ from pytest_mechanism.measurements.member_weights import (
     WeightDonation,
 )
 from pytest_mechanism.nodes import MLP
+from pytest_mechanism.runner.grafts import NO_GRAFTS, Grafted
 from pytest_mechanism.runner.locate import ABOUT_MEMBERS, same_sizes
 from pytest_mechanism.types import Located, MemberChange
 
@@ -178,17 +179,39 @@ def with_weights(
     result: MemberWeightResult | None,
     seconds: float,
     settings: Callable[[], str] = lambda: "",
+    grafts: Callable[[], Grafted] = lambda: NO_GRAFTS,
 ) -> Located | None:
     """What a reader has to know, with the weights: first if a few parts stand out, else last; without them where
-    heads are in another order, because weights are compared head by head."""
+    heads are in another order, because weights are compared head by head. Where they do not name one part, what grafts
+    say of the members comes before the sweep.
+
+    Args:
+        found: the members that the sweep found.
+        result: how far every part's weights are from the reference model's.
+        seconds: that this took.
+        settings: see `about_weights`.
+        grafts: says which members of the reference model bring the answers back.
+    """
     if found is not None and any("in another order" in line for line in found.lines):
         return found
     if result is None:
         return found
     weights = about_weights(result, found.members if found else (), settings)
-    if not weights.line:
+    one_part = weights.first and len(weights.edited) <= 1
+    grafted = NO_GRAFTS if one_part else grafts()
+    told = [*grafted.lines, *(found.lines if found else ())]
+    if not grafted.names:  # a line that names nobody
+        told = [*(found.lines if found else ()), *grafted.lines]
+    if weights.line:
+        told.insert(0 if weights.first else len(told), weights.line)
+    if not told:
         return found
     found = found or Located((), (), 0.0)
-    lines = (weights.line, *found.lines) if weights.first else (*found.lines, weights.line)
-    took = round(found.seconds + seconds, 3)
-    return replace(found, lines=lines, seconds=took, edited=weights.edited)
+    took = round(found.seconds + seconds + grafted.seconds, 3)
+    return replace(
+        found,
+        lines=tuple(told),
+        seconds=took,
+        edited=weights.edited,
+        restored=grafted.names,
+    )
