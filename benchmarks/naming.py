@@ -6,10 +6,11 @@ One head of a candidate is harmed, or its work is moved to a head of the same la
 ``ft`` trained further: every weight differs from the release, ``ft``, to which it is compared. DIR keeps the results:
 the same command continues a run that was stopped.
 
-Fixed before the first run:
+Fixed before the first run. (One harmed candidate of another list was looked at: head 0.1 silenced, whose gain was not
+sure by the t test that this list does not use.)
 
 - *Candidates.* ``gentle``: 20 more steps at 3e-5. ``re-fit``: the fine-tune made again from the parent, another seed.
-- *Faults.* Heads 0.1, 1.3, 2.2 and 3.0, one for each layer of the circuit. Each silenced, halved, with noise as large
+- *Faults.* Heads 0.3, 1.3, 2.2 and 3.0, one for each layer of the circuit. Each silenced, halved, with noise as large
   as itself, rotated by 60 degrees, or set back to the parent's: 20 for each candidate. 30 and 60 % of heads 2.2 and 1.3
   moved to heads 2.1 and 1.0 outside the circuit: 4 for each candidate. And both candidates without a fault.
 - *Size.* KL(candidate || harmed) in nats at the answers of 504 rows. A fault up to `SAME` is equivalent to none: the
@@ -26,6 +27,7 @@ Fixed before the first run:
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import tempfile
 import time
@@ -66,12 +68,12 @@ claims:
   solves: {kind: accuracy, on: ft, at_least: 0.9}
 """
 
-HEADS = ((0, 1), (1, 3), (2, 2), (3, 0))
+HEADS = ((0, 3), (1, 3), (2, 2), (3, 0))
 MOVES = (((2, 2), 1), ((1, 3), 0))
 
 CANDIDATES: Mapping[str, Make] = {
-    "gentle": learned.tuned(61, 3e-5, 20),
-    "re-fit": learned.tuned(62, 1e-4, 100, start="parent"),
+    "gentle": learned.tuned(63, 3e-5, 20),
+    "re-fit": learned.tuned(64, 1e-4, 100, start="parent"),
 }
 
 
@@ -174,27 +176,28 @@ def go(folder: Path, until: float) -> None:
     book = Book(folder / "naming.jsonl")
     spec_file = folder / "naming.yaml"
     spec_file.write_text(SPEC, encoding="utf-8")
-    for name in CANDIDATES:
+    work = [(name, *fault) for name in CANDIDATES for fault in faults()]
+    random.Random("naming").shuffle(work)  # a run that ends early has looked at a random sample
+    for name, change, edit in work:
         whole = candidate(name, folder)
-        for change, edit in faults():
-            key = f"{name}: {change.name}"
-            if key in book or time.time() > until:
-                continue
-            model = shop().load(whole)
-            with torch.no_grad():
-                edit(model)
-            size = kl(whole, model)
-            with tempfile.TemporaryDirectory() as temporary:
-                harmed = Path(temporary)
-                shop().save(model, harmed)
-                entry = looked_at(harmed, folder / "store", spec_file)
-            book.add(key, {"size": size, "hurt": change.hurt, "taker": change.taker, **entry})
-            report, task = (names(entry[which])[:1] for which in ("circuit", "task"))
-            print(
-                f"{key}: KL {size:.4f} report {report} {task} sweep {names(entry['circuit'], 'sweep')[:1]} "
-                f"grafts {entry['grafted'][:1]} tracing {entry['traced']} ({entry['seconds']:.0f} s)",
-                flush=True,
-            )
+        key = f"{name}: {change.name}"
+        if key in book or time.time() > until:
+            continue
+        model = shop().load(whole)
+        with torch.no_grad():
+            edit(model)
+        size = kl(whole, model)
+        with tempfile.TemporaryDirectory() as temporary:
+            harmed = Path(temporary)
+            shop().save(model, harmed)
+            entry = looked_at(harmed, folder / "store", spec_file)
+        book.add(key, {"size": size, "hurt": change.hurt, "taker": change.taker, **entry})
+        report, task = (names(entry[which])[:1] for which in ("circuit", "task"))
+        print(
+            f"{key}: KL {size:.4f} report {report} {task} sweep {names(entry['circuit'], 'sweep')[:1]} "
+            f"grafts {entry['grafted'][:1]} tracing {entry['traced']} ({entry['seconds']:.0f} s)",
+            flush=True,
+        )
 
 
 def names(lines: Sequence[str], by: Any = None) -> list[str]:

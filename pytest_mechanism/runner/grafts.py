@@ -8,6 +8,7 @@ likely, such as of work that moved from head to head (`runner.locate`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.moved_work import called
 from pytest_mechanism.claims.patched_alone import ALL_UP_TO
 from pytest_mechanism.claims.scoring import check_paired
+from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.grafting import BEFORE, MemberGraft
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.member_weights import WeightDonation
@@ -56,7 +58,7 @@ class Gain:
     """
 
     name: str
-    gain: Estimate
+    gain: float
     p: float
 
 
@@ -83,40 +85,47 @@ class Grafts:
         """How much less likely right answers became, in nats."""
         return self.difference(self.before)
 
+    @property
+    def lost(self) -> bool:
+        """Whether right answers surely became less likely, by what counts."""
+        return self.loss.value >= LEAST_GAIN and self.p(self.before) < 1 - self.how.confidence
+
     def difference(self, values: Array) -> Estimate:
         """Of some log-probabilities and the candidate's."""
         found = estimates.difference(values, self.now, self.how)
         return estimates.for_few_clusters(found, self.how.confidence)
 
+    def p(self, values: Array) -> float:
+        """That some log-probabilities are not above the candidate's: Wilcoxon's signed-rank test over contexts. Their
+        mean has a long tail: a few answers that were lost make its standard error as large as itself."""
+        rise, counts = estimates.by_cluster([values - self.now], self.how.clusters)
+        rises = rise[0] / counts
+        if not np.any(rises):
+            return 1.0
+        return float(scipy.stats.wilcoxon(rises, alternative="greater").pvalue)
+
     @property
     def gains(self) -> list[Gain]:
         """Of every graft, the largest first."""
-        found = []
-        for name, values in self.grafted.items():
-            gain = self.difference(values)
-            found.append(Gain(name, gain, min(1.0, self.members * above_zero(gain))))
-        return sorted(found, key=lambda each: (-each.gain.value, each.name))
+        found = [
+            Gain(name, float(np.mean(values - self.now)), min(1.0, self.members * self.p(values)))
+            for name, values in self.grafted.items()
+        ]
+        return sorted(found, key=lambda each: (-each.gain, each.name))
 
-    def share(self, name: str) -> Estimate:
-        """What a graft brings back of what was lost.
-
-        Raises:
-            UndefinedScoreError: nothing was surely lost.
-        """
+    def share(self, name: str) -> str:
+        """What a graft brings back of what was lost, with its interval unless too few answers lost most of it."""
+        value = (np.mean(self.grafted[name]) - np.mean(self.now)) / self.loss.value
+        if self.loss.interval[0] <= 0:
+            return f"{value:.0%}"
         columns = [self.grafted[name], self.now, self.before]
         found = estimates.of_means(columns, share_back, self.how, counted=False)
-        return estimates.for_few_clusters(found, self.how.confidence)
+        low, high = estimates.for_few_clusters(found, self.how.confidence).interval
+        return f"{value:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def share_back(grafted: Array, now: Array, before: Array) -> Array:
     return np.asarray((grafted - now) / (before - now))
-
-
-def above_zero(gain: Estimate) -> float:
-    """The one-sided p-value of the hypothesis that a gain is not above 0."""
-    if gain.standard_error <= 0:
-        return 0.0 if gain.value > 0 else 1.0
-    return float(scipy.stats.t.sf(gain.value / gain.standard_error, max(1, gain.clusters - 1)))
 
 
 # -- what is measured
@@ -151,13 +160,17 @@ def layers_of(shape: Shape) -> dict[str, tuple[Node, ...]]:
     }
 
 
+def large(shape: Shape) -> bool:
+    """Whether there are too many heads and MLPs to graft each."""
+    return shape.n_layers * (shape.n_heads + 1) > ALL_UP_TO
+
+
 def first_grafts(context: ClaimContext, to: str) -> Measurement[Observations]:
     """The grafts that are made whatever they show: of a large model, those of whole layers."""
     layers = layers_of(context.shapes[to])
-    nodes = [node for of_layer in layers.values() for node in of_layer]
     members: dict[str, tuple[Node, ...]] = {**layers}
-    if len(nodes) <= ALL_UP_TO:
-        members |= {spelled(node): (node,) for node in nodes}
+    if not large(context.shapes[to]):
+        members |= {spelled(node): (node,) for nodes in layers.values() for node in nodes}
     return grafted(context, to, members)
 
 
@@ -169,14 +182,18 @@ def grafts(context: ClaimContext, to: str, measure: Measure) -> Grafts:
         MechanismError: it cannot be measured.
     """
     own = measure(answers(context))
-    found = measure(first_grafts(context, to))
-    check_paired(own, found)
     layers = layers_of(context.shapes[to])
+    try:
+        found = measure(first_grafts(context, to))
+    except MeasurementError:  # a family whose heads cannot be grafted alone
+        found = measure(grafted(context, to, layers))
+    check_paired(own, found)
     values = {name: np.asarray(column, float) for name, column in found.values.items()}
-    if len(values) == 1 + len(layers):
+    if large(context.shapes[to]):
         best = sorted(layers, key=lambda name: (-values[name].mean(), name))[:LAYERS_INSIDE]
         inside = {spelled(node): (node,) for name in best for node in layers[name]}
-        values |= measure(grafted(context, to, inside)).values
+        with contextlib.suppress(MeasurementError):
+            values |= measure(grafted(context, to, inside)).values
     now = values.pop(BEFORE)
     before = np.asarray(own.values["log_probability"], float)
     members = sum(1 + len(nodes) for nodes in layers.values())
@@ -191,13 +208,12 @@ def behind(found: Grafts) -> list[Gain]:
     back most of what it does."""
     alpha = 1 - found.how.confidence
     least = max(LEAST_GAIN, LEAST_SHARE * max(0.0, found.loss.value))
-    sure = [each for each in found.gains if each.p < alpha and each.gain.value >= least]
+    sure = [each for each in found.gains if each.p < alpha and each.gain >= least]
 
     def explained(layer: Gain) -> bool:
         number = layer.name.removeprefix("layer ")
         return any(
-            each.name.startswith(f"{number}.")
-            and each.gain.value >= MOST_OF_LAYER * layer.gain.value
+            each.name.startswith(f"{number}.") and each.gain >= MOST_OF_LAYER * layer.gain
             for each in sure
         )
 
@@ -228,27 +244,28 @@ def about_grafts(found: Grafts, to: str) -> Grafted:
     """What the grafts say, in words; nothing where answers are as likely as in the reference model and no member
     makes them likelier."""
     named, loss = behind(found), found.loss
-    lost = loss.interval[0] > 0 and loss.value >= LEAST_GAIN
     now, before = found.now.mean(), found.before.mean()
     if not named:
+        if not found.lost:
+            return NO_GRAFTS
+        best = next(each for each in found.gains if not each.name.startswith("layer "))
         spread = (
-            f"no head, MLP or layer of {REFERENCE}, put into {to} alone, surely brings back {LEAST_SHARE:.0%} of the "
-            f"log-probability that its answers lost ({REFERENCE} {before:.2f}, {to} {now:.2f})"
+            f"no head, MLP or layer of {REFERENCE}, alone in {to}, surely brings back {LEAST_SHARE:.0%} of the "
+            f"log-probability that its answers lost ({REFERENCE} {before:.2f}, {to} {now:.2f}); most: "
+            f"{called(best.name)}, {best.gain / loss.value:.0%}"
         )
-        return Grafted((spread,), ()) if lost else NO_GRAFTS
+        return Grafted((spread,), ())
     first, *others = named[:SHOWN]
-    figures = f"{now:.2f} -> {now + first.gain.value:.2f}; {REFERENCE} {before:.2f}"
-    if lost:
-        share = found.share(first.name)
-        low, high = share.interval
+    figures = f"{now:.2f} -> {now + first.gain:.2f}; {REFERENCE} {before:.2f}"
+    if found.lost:
         gained = (
-            f"regains {share.value:.0%} [{low:.0%}, {high:.0%}] of the log-probability that its answers lost "
+            f"regains {found.share(first.name)} of the log-probability that its answers lost "
             f"({figures})"
         )
-        also = [f"{called(each.name)} {each.gain.value / loss.value:.0%}" for each in others]
+        also = [f"{called(each.name)} {each.gain / loss.value:.0%}" for each in others]
     else:
         gained = f"finds the right answers likelier (log-probability {figures})"
-        also = [f"{called(each.name)} {each.gain.value:+.2f}" for each in others]
+        also = [f"{called(each.name)} {each.gain:+.2f}" for each in others]
     more = f"; alone, {', '.join(also)}" if also else ""
     line = f"with {called(first.name)} of {REFERENCE} in its place, {to} {gained}{more}"
     return Grafted((line,), tuple(each.name for each in named))

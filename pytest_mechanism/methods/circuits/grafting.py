@@ -13,7 +13,8 @@ A's z of every head on B's stream, z'; attention's output of B with head h graft
     attn_out + z'_h W'_O,h - z_h W_O,h
 
 and a branch with this edit is the grafted model. A head's graft has A's norm before it and A's key-value head, an MLP's
-graft A's norm before it, so that a norm folded into the next matrix changes nothing. Biases of W_O stay B's.
+graft A's norm before it, so that a norm folded into the next matrix changes nothing. The bias of W_O is A's only where
+all heads of the layer are.
 """
 
 from __future__ import annotations
@@ -131,21 +132,26 @@ def grafts(
     Raises:
         MeasurementError: heads do not add up to attention's output, but for a bias.
     """
-    attention, mlp = Site(layer, "attn_out"), Site(layer, "mlp_out")
-    whole, z = called(context, call, [Reading(attention), Reading(Site(layer, "z"))])
-    own = head_writes(context, layer, z)
-    rest = whole[:, :, 0].float() - own.sum(2)
-    if not small(rest - rest[:1, :1], whole, context.model.dtype):
-        raise MeasurementError(
-            f"the heads of layer {layer} do not add up to attention's output, so no head can be grafted alone"
-        )
+    attention, mlp, z_site = Site(layer, "attn_out"), Site(layer, "mlp_out"), Site(layer, "z")
+    n_heads = context.model.shape.n_heads
+    heads = {name: [part for _, part in nodes if part != MLP] for name, nodes in members.items()}
+    alone = any(0 < len(of_member) < n_heads for of_member in heads.values())
+    whole, z = called(context, call, [Reading(attention), Reading(z_site)])
+    own = head_writes(context, layer, z) if alone else None
+    if own is not None:
+        rest = whole[:, :, 0].float() - own.sum(2)  # the same bias at every token
+        if not small(rest - rest[:1, :1], whole, context.model.dtype):
+            raise MeasurementError(
+                f"the heads of layer {layer} do not add up to attention's output, so no head can be grafted alone"
+            )
     with replaced(context.model.wrapped.layers[layer].module, weights[f"layer {layer}"]):
-        (theirs,) = called(context, call, [Reading(Site(layer, "z"))])
-        change = head_writes(context, layer, theirs) - own
+        given, theirs = called(context, call, [Reading(attention), Reading(z_site)])
+        change = None if own is None else head_writes(context, layer, theirs) - own
         for name, nodes in members.items():
-            heads = [part for _, part in nodes if isinstance(part, int)]
-            value = whole + change[:, :, heads].sum(2, keepdim=True).to(whole.dtype)
-            edits = [Edit(attention, value)] if heads else []
+            value = given if len(heads[name]) == n_heads else whole
+            if change is not None and value is whole:
+                value = whole + change[:, :, heads[name]].sum(2, keepdim=True).to(whole.dtype)
+            edits = [Edit(attention, value)] if heads[name] else []
             if (layer, MLP) in nodes:
                 (read,) = called(context, call, [Reading(mlp)], [Edit(attention, value)])
                 edits.append(Edit(mlp, read))
