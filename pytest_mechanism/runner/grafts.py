@@ -37,6 +37,10 @@ ROWS = 210
 LEAST_SHARE, LEAST_GAIN = 0.05, 0.01
 """A member is named if it brings back this share of what answers lost, and this log-probability (nats)."""
 
+LEAST_WITHOUT_LOSS = 0.1
+"""Where no answer was lost, the gain (nats) from which a member is named: another way to the answers is no worse for a
+little that the old one would add."""
+
 LAYERS_INSIDE = 3
 """Of a large model, the layers in which heads and MLPs are grafted alone: those that bring most back as a whole."""
 
@@ -207,7 +211,9 @@ def behind(found: Grafts) -> list[Gain]:
     """The members that surely bring answers back, the largest gain first: a layer only where no member of it brings
     back most of what it does."""
     alpha = 1 - found.how.confidence
-    least = max(LEAST_GAIN, LEAST_SHARE * max(0.0, found.loss.value))
+    least = LEAST_WITHOUT_LOSS
+    if found.lost:
+        least = max(LEAST_GAIN, LEAST_SHARE * found.loss.value)
     sure = [each for each in found.gains if each.p < alpha and each.gain >= least]
 
     def explained(layer: Gain) -> bool:
@@ -249,10 +255,11 @@ def about_grafts(found: Grafts, to: str) -> Grafted:
         if not found.lost:
             return NO_GRAFTS
         best = next(each for each in found.gains if not each.name.startswith("layer "))
+        share = best.gain / loss.value
+        most = f"; most: {called(best.name)}, {share:.0%}" if share >= LEAST_SHARE else ""
         spread = (
             f"no head, MLP or layer of {REFERENCE}, alone in {to}, surely brings back {LEAST_SHARE:.0%} of the "
-            f"log-probability that its answers lost ({REFERENCE} {before:.2f}, {to} {now:.2f}); most: "
-            f"{called(best.name)}, {best.gain / loss.value:.0%}"
+            f"log-probability that its answers lost ({REFERENCE} {before:.2f}, {to} {now:.2f}){most}"
         )
         return Grafted((spread,), ())
     first, *others = named[:SHOWN]
