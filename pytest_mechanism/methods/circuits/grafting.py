@@ -43,8 +43,8 @@ from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.nodes import MLP, Node
 from pytest_mechanism.types import Observations
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""How a layer was called."""
+Call = dict[str, Any]
+"""How a layer was called: its arguments by name."""
 
 
 def measure(
@@ -167,13 +167,13 @@ def called(
     context: MeasurementContext, call: Call, readings: Sequence[Reading], edits: Sequence[Edit] = ()
 ) -> list[Float[Tensor, "rows tokens heads width"]]:
     """What is read when one layer is called as it was, with its present weights and with some edits."""
-    model, (args, kwargs) = context.model.wrapped, call
+    model = context.model.wrapped
     layer = readings[0].site.layer
     hooks = {reading.site: SiteHook((), [(i, reading)]) for i, reading in enumerate(readings)}
     for edit in edits:
         hooks[edit.site] = SiteHook([partial(edited, edit=edit)], ())
     with model.hooked([(site.hook, hook) for site, hook in hooks.items()]):
-        model.layers[layer].module(*args, **kwargs)
+        model.layers[layer].module(**call)
     values: dict[int, Tensor] = {}
     for hook in hooks.values():
         values |= hook.values
