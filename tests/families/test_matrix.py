@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from configs import FAMILIES, HEADS, LAYERS, QUICK_OR_SLOW
+from configs import FAMILIES, HEADS, LAYERS, QUICK, QUICK_OR_SLOW
 from float64 import exact
 from small_requests import (
     CROSSED,
@@ -143,9 +143,10 @@ def test_what_goes_through_an_engine_is_the_same_by_both(
         assert by_branches.agreement == pytest.approx(by_reference.agreement, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", QUICK_OR_SLOW)
+@pytest.mark.parametrize("name", QUICK)
 def test_effects_are_the_same_in_float64(context_of: ContextFactory, name: str) -> None:
-    """Within 1e-6: each head's, and the paths through q, k and v."""
+    """Within 1e-6: each head's, and the paths through q, k and v. What is left of a difference in float32, in which the
+    other families are compared too, is rounding."""
     fast, sure = (context_of(name, engine, "float64") for engine in BOTH)
     assert fast.engine.name == FAMILIES[name].engine
     paths = ("path to the logits", "path through q", "path through k", "path through v")
