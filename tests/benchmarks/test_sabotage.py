@@ -123,6 +123,20 @@ def test_the_members_that_a_report_names_are_read_from_its_sentences() -> None:
     assert named([judged("a", "fail"), judged("b", "fail", lines=lines)]) == ["1.3", "1.mlp"]
 
 
+def test_what_a_report_names_is_told_apart_by_what_its_lines_rest_on() -> None:
+    """The whole report in its order, as its reader sees it; and weights, grafts and the sweep alone."""
+    lines = (
+        "with head 1.3 of base in its place, ft regains 97% of ...; alone, the MLP of layer 0 20%",
+        "head 2.2 of b does less towards q of a: ...",
+        "weights changed throughout, the median of the 20 heads and MLPs by 2.0%; most in head 3.1 (4.0% of its norm)",
+    )
+    red = [judged("a", "fail", lines=lines)]
+    assert named(red) == ["1.3", "2.2", "3.1"]
+    assert [named(red, by) for by in ("weights", "grafts", "sweep")] == [["3.1"], ["1.3"], ["2.2"]]
+    edited = "head 2.2 of b was changed (51.8% of its norm, nowhere else) and does less towards q of a: ..."
+    assert named([judged("a", "fail", lines=(edited,))], "weights") == ["2.2"]
+
+
 def test_figures_count_faults_by_what_the_gate_and_accuracy_say() -> None:
     """One fault is seen by a claim about heads alone, one not at all; one benign change is red."""
     size, same = Size(0.5, 0.5, 0.99), Size(0.0, 0.0, 0.99)
