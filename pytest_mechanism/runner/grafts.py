@@ -31,8 +31,8 @@ from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Array, Estimate, Sampling
 from pytest_mechanism.types import Observations
 
-ROWS = 210
-"""Rows on which answers are looked at, at most."""
+ROWS, ROWS_OF_LARGE = 210, 64
+"""Rows on which answers are looked at, at most; and of a large model."""
 
 LEAST_SHARE, LEAST_GAIN = 0.05, 0.01
 """A member is named if it brings back this share of what answers lost, and this log-probability (nats)."""
@@ -141,7 +141,8 @@ def answers(context: ClaimContext) -> Measurement[Observations]:
 
 
 def rows_of(context: ClaimContext) -> int:
-    return min(context.rows, ROWS)
+    """How many rows are looked at."""
+    return min(context.rows, ROWS_OF_LARGE if large(context.shapes[REFERENCE]) else ROWS)
 
 
 def grafted(
