@@ -50,7 +50,7 @@ class Run:
         (folder / name).mkdir(parents=True, exist_ok=True)
         self.specs_folder = folder / name
         self.results = Book(folder / name / "results.jsonl")
-        self.sizes = Book(folder / f"sizes-{self.suite.release}.jsonl")
+        self.sizes = Book(folder / f"sizes-{Path(self.suite.release).name}.jsonl")
         self.changes = self.suite.changes()
         random.Random("order").shuffle(self.changes)
         if only:
@@ -62,7 +62,7 @@ class Run:
     def made(self, change: Change) -> Path:
         """The changed checkpoint, made once."""
         name = hashlib.sha256(change.name.encode()).hexdigest()[:12]
-        folder = self.folder / "changed" / self.suite.release / name
+        folder = self.folder / "changed" / Path(self.suite.release).name / name
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -97,6 +97,7 @@ class Run:
                 self.suite.references(folder),
                 self.folder / "store",
                 accepted,
+                locate=self.suite.locate,
             )
             kept = {} if name else scores
             entry = {"judgements": gate.as_data(found), "scores": kept, "seconds": seconds}
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in runs.values():
             run.go(1 if typed.quick else typed.seeds, until, judged=not typed.sizes)
     for name, run in runs.items():
-        print(tables.text(name, run.outcomes(), run.all_sizes, run.changes))
+        print(tables.text(name, run.outcomes(), run.all_sizes, run.changes, run.suite.curve_on))
     tables.write(runs, typed.json, typed.plot)
     return 0
 

@@ -95,7 +95,7 @@ PAIR = ("base", "ft")
 
 
 def judge(
-    gate: ClaimEvaluator, spec: Spec, accepted: Accepted
+    gate: ClaimEvaluator, spec: Spec, accepted: Accepted, *, locate: bool = True
 ) -> tuple[list[Judgement], dict[str, Any]]:
     """Every claim that is about the candidate, and its score as it would be accepted."""
     items = [
@@ -123,7 +123,7 @@ def judge(
                 verdict.status,
                 None if verdict.cause is None else str(verdict.cause),
                 verdict.reason,
-                lines(gate, spec, claim, role, verdict),
+                lines(gate, spec, claim, role, verdict) if locate else [],
             )
         )
     gate.runner.checkpoint.release()
@@ -155,11 +155,16 @@ def named(judgements: Iterable[Judgement]) -> list[str]:
 
 
 def run(
-    spec: Path, references: Mapping[str, str], store: Path, accepted: Accepted
+    spec: Path,
+    references: Mapping[str, str],
+    store: Path,
+    accepted: Accepted,
+    *,
+    locate: bool = True,
 ) -> tuple[list[Judgement], dict[str, Any], float]:
     """The judgements on a candidate, its scores as they would be accepted, and the seconds of CPU."""
     started = time.process_time()
-    found, scores = judge(evaluator(references, store), load(spec), accepted)
+    found, scores = judge(evaluator(references, store), load(spec), accepted, locate=locate)
     return found, scores, time.process_time() - started
 
 
