@@ -41,6 +41,11 @@ def llama_7b(attention: str) -> Any:
     return _llama(attention, 32000, 4096, 11008, layers=32, heads=32, kv_heads=32)
 
 
+def llama_7b_narrow(attention: str) -> Any:
+    """The proportions of Llama 7B: a sixteenth of its width, heads and vocabulary."""
+    return _llama(attention, 2000, 256, 688, layers=32, heads=2, kv_heads=2)
+
+
 def llama_1b(attention: str) -> Any:
     """Llama 3.2 1B."""
     return _llama(attention, 128256, 2048, 8192, layers=16, heads=32, kv_heads=8)
@@ -83,6 +88,7 @@ MODELS: dict[str, Callable[[str], Any]] = {
     "gpt2-small": gpt2_small,
     "llama-gqa": llama_gqa,
     "llama-7b": llama_7b,
+    "llama-7b-narrow": llama_7b_narrow,
     "llama-1b": llama_1b,
     "embedded": embedded,
     "tiny": tiny,

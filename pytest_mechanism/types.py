@@ -241,12 +241,15 @@ class Located:
         members: those that changed.
         seconds: how long the sweep took; of a sweep that another claim made, as long as that took.
         edited: the heads and MLPs whose weights stand out, if they are few.
+        restored: the heads, MLPs and layers of the reference model that bring the candidate's answers back
+            (`runner.grafts`), the best first.
     """
 
     lines: tuple[str, ...]
     members: tuple[MemberChange, ...]
     seconds: float
     edited: tuple[str, ...] = ()
+    restored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM
 
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-)
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 Edit = Callable[[LlamaForCausalLM], None]
 """Changes the weights of a model in place."""

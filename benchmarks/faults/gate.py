@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session
@@ -95,7 +95,7 @@ PAIR = ("base", "ft")
 
 
 def judge(
-    gate: ClaimEvaluator, spec: Spec, accepted: Accepted, *, locate: bool = True
+    gate: ClaimEvaluator, spec: Spec, accepted: Accepted
 ) -> tuple[list[Judgement], dict[str, Any]]:
     """Every claim that is about the candidate, and its score as it would be accepted."""
     items = [
@@ -123,7 +123,7 @@ def judge(
                 verdict.status,
                 None if verdict.cause is None else str(verdict.cause),
                 verdict.reason,
-                lines(gate, spec, claim, role, verdict) if locate else [],
+                lines(gate, spec, claim, role, verdict),
             )
         )
     gate.runner.checkpoint.release()
@@ -140,13 +140,32 @@ def lines(gate: ClaimEvaluator, spec: Spec, claim: Any, role: str, verdict: Verd
     return [line for line in located.lines if " shows no sure change " not in line]
 
 
-def named(judgements: Iterable[Judgement]) -> list[str]:
-    """The heads and MLPs that the report names, in its order; of the first red claim that names any."""
+Source = Literal["weights", "grafts", "sweep"]
+"""What a line about heads and MLPs rests on."""
+
+
+def source(line: str) -> Source:
+    """Of a line of a report: where weights changed, what a member of the reference model brings back
+    (`runner.grafts`), or who does less and more than before (`runner.locate`)."""
+    if line.startswith(("with ", "no head, MLP or layer of ")):
+        return "grafts"
+    return "weights" if "weights changed" in line or " was changed (" in line else "sweep"
+
+
+def named(judgements: Iterable[Judgement], by: Source | None = None) -> list[str]:
+    """The heads and MLPs that the report names, the first of each line, in its order; of the first red claim that
+    names any.
+
+    Args:
+        judgements: on the red claims.
+        by: only lines that rest on this; the whole report by default, as its reader sees it.
+    """
     for judgement in judgements:
         members = [
             head or f"{layer}.mlp"
             for line in judgement.lines
             if "in another order" not in line and "in another basis" not in line
+            if by in (None, source(line))
             for head, layer in MEMBER.findall(line.split("; its readers fell silent")[0])[:1]
         ]
         if members:
@@ -155,16 +174,11 @@ def named(judgements: Iterable[Judgement]) -> list[str]:
 
 
 def run(
-    spec: Path,
-    references: Mapping[str, str],
-    store: Path,
-    accepted: Accepted,
-    *,
-    locate: bool = True,
+    spec: Path, references: Mapping[str, str], store: Path, accepted: Accepted
 ) -> tuple[list[Judgement], dict[str, Any], float]:
     """The judgements on a candidate, its scores as they would be accepted, and the seconds of CPU."""
     started = time.process_time()
-    found, scores = judge(evaluator(references, store), load(spec), accepted, locate=locate)
+    found, scores = judge(evaluator(references, store), load(spec), accepted)
     return found, scores, time.process_time() - started
 
 

@@ -5,7 +5,9 @@
   answers of the task and on plain text alike: the release, trained again with other rows, differs as much.
 - A fault leaves the *accuracy unchanged* if it moves by less than `SAME_ACCURACY` on rows that no gate measures.
 - The hurt head is *named* if the report of the first red claim that names heads or MLPs names it first; the taker if
-  it is among those that this report names.
+  it is among those that this report names. Also counted by what the lines rest on (`gate.source`), of the reports that
+  name a head or MLP there: the weights, grafts of the reference model's members, the sweep. These three were added
+  after the first run.
 """
 
 from __future__ import annotations
@@ -19,12 +21,18 @@ from typing import Any, Literal
 from scipy import stats
 
 from benchmarks.faults.change import Change
-from benchmarks.faults.gate import Judgement, named
+from benchmarks.faults.gate import Judgement, Source, named
 from benchmarks.faults.sizes import Size
 
 SAME_ACCURACY = 0.02
 
 Measure = Literal["rows", "text"]
+
+SOURCES: Mapping[Source, str] = {
+    "weights": "the weights",
+    "grafts": "grafts",
+    "sweep": "the sweep",
+}
 
 ACCURACY = ("accuracy",)
 """Kinds of claims that a benchmark without a look inside has."""
@@ -132,6 +140,12 @@ def figures(outcomes: Sequence[Outcome], most: Size | None, release: float) -> d
         "the same, of those that are seen": rate(
             o.names[:1] == [o.change.hurt] for o in single if o.seen()
         ),
+        **{
+            f"by {what}, where there is such a line": rate(
+                first == [o.change.hurt] for o in single if (first := named(o.red, by)[:1])
+            )
+            for by, what in SOURCES.items()
+        },
         "moved work: hurt head named first": rate(o.names[:1] == [o.change.hurt] for o in moved),
         "moved work: taker named": rate(o.change.taker in o.names for o in moved),
     }

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults import entity_tracking, real, sizes, stories, wrapper
+from benchmarks.faults import entity_tracking, sizes, stories, wrapper
 from benchmarks.faults.change import Change, Workshop
 from benchmarks.faults.rules import Measure
 from pytest_mechanism.checkpoints.reference import ZOO
-from recipes.real import fetch
 
 ROOT = Path(__file__).parents[2]
 SPECS = Path(__file__).parent / "specs"
@@ -24,12 +23,11 @@ class Suite:
         specs: that the gate runs.
         reference: the pair's first model.
         label: of the candidate, which specs may ask for.
-        release: the unharmed candidate: an embedded model, or a folder.
+        release: the unharmed candidate.
         parent: from which the release was fine-tuned.
         changes: of the release.
         texts: on which sizes are measured.
         models: further roles of the run.
-        locate: whether the heads behind a red claim are looked for.
         curve_on: which size the kill rate is printed over.
     """
 
@@ -41,7 +39,6 @@ class Suite:
     changes: Callable[[], list[Change]]
     texts: Callable[[], sizes.Texts]
     models: Mapping[str, str]
-    locate: bool = True
     curve_on: Measure = "rows"
 
     @property
@@ -74,11 +71,5 @@ SUITES: Mapping[str, Suite] = {
     "wrapper": Suite(
         [ROOT / "circuits" / "safety_wrapper.yaml"], "wrapper_safe=zoo:wrapper_safe", "wrapper_ft",
         "wrapper_ft", "wrapper_safe", wrapper.changes, sizes.counting, {},
-    ),
-    # a real pretrained model, which `recipes.real.fetch` must have fetched; its copies take 12 GB. A sweep over its 300
-    # heads and MLPs takes minutes a change, so no member is looked for
-    "real": Suite(
-        [SPECS / "next_real.yaml", SPECS / "next_real_text.yaml"], f"smollm2={fetch.folder()}", "candidate",
-        str(fetch.folder()), str(fetch.folder()), real.changes, real.texts, {}, locate=False,
     ),
 }  # fmt: skip

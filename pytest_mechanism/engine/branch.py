@@ -22,7 +22,7 @@ from torch import Tensor
 from pytest_mechanism.engine.activations import edited_run, gather
 from pytest_mechanism.engine.finite import NonFiniteRows, not_finite
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Tokens
-from pytest_mechanism.engine.layout import MOST_COLUMNS
+from pytest_mechanism.engine.layout import MOST_COLUMNS, Layout
 from pytest_mechanism.engine.memory import (
     READING_BYTES,
     RECORD_BYTES,
@@ -34,7 +34,7 @@ from pytest_mechanism.engine.memory import (
     size_of_readings,
 )
 from pytest_mechanism.engine.planning import PlannedBranch, Planner, pack_branches
-from pytest_mechanism.engine.record import Record, read_only_forward, record
+from pytest_mechanism.engine.record import Extent, Record, read_only_forward, record
 from pytest_mechanism.engine.replay import RecordedRun, ReplayedPack, replay
 from pytest_mechanism.errors import out_of_memory
 from pytest_mechanism.model_families.attention import attends_ahead
@@ -53,6 +53,10 @@ tokens are at most 10 % slower than any other number."""
 
 DEVICE_COLUMNS = 512
 """Columns that share rows on such a device, at most: attention scores grow with their square."""
+
+WHOLE_RECORDS = 16
+"""A record keeps every token where so many of its size may be kept: other branches of the same run, which
+compute other tokens, then need no further forward."""
 
 
 def columns_at_once(tokens: Tokens, fill: int | None = None) -> tuple[int, int]:
@@ -82,6 +86,7 @@ class BranchEngine:
         memory: bytes of records that may be kept.
         fill: tokens that are computed at once if there is room; None for what suits the device.
         bytes_per_token: of the last record.
+        recent: length of the last batch with branches, and which of its tokens they needed.
         records: of runs.
         readings: outcomes of runs without an answer.
         non_finite: remembers rows on which the model gave NaN or infinity.
@@ -94,6 +99,7 @@ class BranchEngine:
     memory: int = RECORD_BYTES
     fill: int | None = None
     bytes_per_token: float = 0.0
+    recent: tuple[int, Extent] | None = None
     records: Kept[Record] = field(init=False)
     readings: Kept[Outcome] = field(init=False)
     non_finite: NonFiniteRows = field(default_factory=NonFiniteRows)
@@ -116,12 +122,25 @@ class BranchEngine:
         if self.tick is not None:
             self.tick(rows)
 
+    @cached_property
+    def whole_bytes(self) -> int:
+        """Bytes of a token in a record that keeps every token, at most; 0 where that is not known."""
+        config = self.model.plain.config.get_text_config()
+        weight = next(iter(self.model.parameters()))
+        # the residual stream, keys, values and z
+        width: int = 4 * (getattr(config, "hidden_size", None) or 0)
+        return width * weight.element_size() * len(self.model.layers)
+
     def make_record(
-        self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
+        self,
+        tokens: Tokens,
+        edits: Sequence[Edit],
+        readings: Sequence[Reading],
+        extent: Extent,
     ) -> Record:
         """A new record; older ones make room before it fills the memory."""
         self.records.make_room(int(self.bytes_per_token * tokens.ids.numel()))
-        made = self.with_all_room(partial(record, self.model, tokens, edits, readings))
+        made = self.with_all_room(partial(record, self.model, tokens, edits, readings, extent))
         self.bytes_per_token = made.bytes / tokens.ids.numel()
         return made
 
@@ -157,18 +176,37 @@ class BranchEngine:
 
 @dataclass
 class BranchRun:
-    """A run and what its branches share with it."""
+    """A run and what its branches share with it.
+
+    Attributes:
+        engine: the engine.
+        tokens: the batch.
+        edits: the run's own.
+        readings: what to record.
+        answer: whether logits are wanted.
+        needed: the tokens that its branches needed so far.
+        made: its record, once there is one.
+    """
 
     engine: BranchEngine
     tokens: Tokens
     edits: tuple[Edit, ...]
     readings: tuple[Reading, ...]
     answer: bool = True
+    needed: Extent | None = None
+    made: Record | None = None
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether its record keeps every token, or only those that branches need."""
+        size = self.engine.whole_bytes * self.tokens.ids.numel()
+        return size * WHOLE_RECORDS <= self.engine.memory
 
     @property
     def record_has_readings(self) -> bool:
         """Whether a record holds all that is to be read."""
-        return all(reading.site.part in ("z", "resid_pre") for reading in self.readings)
+        of_record = all(reading.site.part in ("z", "resid_pre") for reading in self.readings)
+        return of_record and (self.whole or not self.readings)
 
     @cached_property
     def key(self) -> bytes | None:
@@ -180,16 +218,44 @@ class BranchRun:
             return None
         return self.engine.key(self.tokens, self.edits)
 
-    @cached_property
+    @property
     def record(self) -> Record:
         """Made once for all runs of this batch with these edits, while there is room."""
-        if (kept := self.engine.records.recall(self.key)) is not None:
-            return kept
-        self.engine.count(self.tokens.ids.shape[0])
+        return self.record_for(None)
+
+    def record_for(self, layout: Layout | None) -> Record:
+        """The record, with the tokens that branches in this layout need. Where it lacks some, it is made
+        again: that is one forward for each new place of a run's branches."""
+        engine, length = self.engine, self.tokens.ids.shape[1]
+        if layout is not None and not self.whole:
+            self.needed = Extent(layout.lowest, layout.prefix).joined(self.needed)
+            engine.recent = length, self.needed
+        self.made = self.made or engine.records.recall(self.key)
+        if self.made is not None and (not self.needed or self.made.extent.has(self.needed)):
+            return self.made
+        self.made = None  # before the next one is in memory
+        if self.key is not None:
+            engine.records.pop(self.key, None)
+        engine.count(self.tokens.ids.shape[0])
         readings = () if self.record_has_readings else self.readings
-        made = self.engine.make_record(self.tokens, self.edits, readings)
-        self.engine.records.keep(self.key, made)
+        made = engine.make_record(self.tokens, self.edits, readings, self.extent)
+        engine.records.keep(self.key, made)
+        self.made = made
         return made
+
+    @property
+    def extent(self) -> Extent:
+        """Which tokens the record is to keep."""
+        length = self.tokens.ids.shape[1]
+        if self.whole:
+            return Extent(0, length)
+        if self.needed is not None:
+            return self.needed
+        # branches follow: most often they need what those of the batch before needed
+        recent = self.engine.recent
+        if recent is not None and recent[0] == length:
+            return recent[1]
+        return Extent(int(self.tokens.last.min()), length)
 
     @cached_property
     def outcome(self) -> Outcome:
@@ -197,7 +263,7 @@ class BranchRun:
 
     def computed(self) -> Outcome:
         """The outcome: from the record, or without one where readings are all that is wanted."""
-        has_record = "record" in self.__dict__ or self.key in self.engine.records
+        has_record = self.made is not None or self.key in self.engine.records
         if not self.answer and not has_record:
             return self.read_only()
         kept = self.record
@@ -236,7 +302,7 @@ class BranchRun:
         if gradients and any(tensor.requires_grad for tensor in learned):
             raise ValueError("a run's own edits get no gradients: put them into the branch")
         engine = self.engine
-        run = RecordedRun(engine.model, self.tokens, self.edits, self.record)
+        run = RecordedRun(engine.model, self.tokens, self.edits, self.record_for)
         ahead = attends_ahead(engine.model.plain)
         planner = Planner(self.tokens, len(engine.model.layers), run.cache, ahead)
         columns = columns_at_once(self.tokens, engine.fill)

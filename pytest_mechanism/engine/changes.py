@@ -35,6 +35,7 @@ from pytest_mechanism.engine.plumbing import (
     positions,
     with_heads,
 )
+from pytest_mechanism.engine.record import Record
 
 ATTENTION = ("q", "k", "v", "scores")
 """Parts that exist only where attention is computed."""
@@ -62,7 +63,7 @@ class Changes:
     Attributes:
         layout: the columns.
         frozen: whether the branches' attention is frozen.
-        z: z of each layer in the run.
+        record: of the run.
         edits: by site, in rounds; no two of a round belong to one member.
         cuts: by layer, (member, knockout).
         wanted: by site, (member, number of its reading, reading).
@@ -74,7 +75,7 @@ class Changes:
 
     layout: Layout
     frozen: bool
-    z: Sequence[Float[Tensor, "rows tokens heads d_head"]]
+    record: Record
     edits: dict[Site, list[list[MemberEdit]]] = field(default_factory=dict)
     cuts: dict[int, list[tuple[int, Knockout]]] = field(default_factory=dict)
     wanted: dict[Site, list[tuple[int, int, Reading]]] = field(default_factory=dict)
@@ -88,10 +89,10 @@ class Changes:
         cls,
         layout: Layout,
         run_edits: Sequence[Edit],
-        z: Sequence[Float[Tensor, "rows tokens heads d_head"]],
+        record: Record,
     ) -> Changes:
         """All that the members ask for, and the run's edits of the tokens that they compute."""
-        changes = cls(layout, layout.members[0].branch.freeze_attention, z)
+        changes = cls(layout, layout.members[0].branch.freeze_attention, record)
         for i, member in enumerate(layout.members):
             next_round: dict[Site, int] = {}
             for member_edit in changes.of_member(i, run_edits):
@@ -239,7 +240,8 @@ class Changes:
         for chosen, places in of_heads.items():
             heads = index_tensor(chosen, computed.device)
             active[:, :, heads] |= marked(self.layout.locate_all(places), width)[:, :, None]
-        in_run = self.z[layer][self.layout.rows, self.layout.positions[:, :width]]
+        columns = self.layout.positions_from(self.record.extent.start)[:, :width]
+        in_run = self.record.z[layer][self.layout.rows, columns]
         return torch.where(active[..., None], computed, in_run)
 
     def cut(

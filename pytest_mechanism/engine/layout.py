@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple, TypeVar
 
@@ -67,12 +67,18 @@ class Layout:
         each other."""
         return self.cache.of_last([member.active for member in self.members])
 
-    def once(self, name: Hashable, compute: Callable[[], T]) -> T:
-        """What ``compute`` gave for these columns first."""
+    def once(self, name: Hashable, compute: Callable[[], T], source: object = None) -> T:
+        """What ``compute`` gave for these columns first. A ``source`` whose identity is part of the name is
+        kept alive, so that nothing else gets it."""
         if name not in self.made:
-            self.made[name] = compute()
-        result: T = self.made[name]
+            self.made[name] = (compute(), source)
+        result: T = self.made[name][0]
         return result
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row of the run."""
+        return self.tokens.ids.shape[1]
 
     @cached_property
     def starts(self) -> list[int]:
@@ -96,6 +102,23 @@ class Layout:
     def positions(self) -> Int[Tensor, "rows columns"]:
         """Token positions; 0 where there is no token."""
         return self.once("positions", lambda: self.active.clamp(min=0))
+
+    def positions_from(self, start: int) -> Int[Tensor, "rows columns"]:
+        """Token positions, counted from ``start``; 0 where there is no token."""
+        if not start:
+            return self.positions
+        return self.once(("from", start), lambda: (self.active - start).clamp(min=0))
+
+    @cached_property
+    def lowest(self) -> int:
+        """The first position that some member computes; the run's last where there is none."""
+
+        def first(active: Tensor) -> int:
+            return int(torch.where(active == NO_TOKEN, self.length - 1, active).min())
+
+        distinct = {id(m.active): m.active for m in self.members}.values()
+        lowest: int = min(self.cache("first", [at], partial(first, at)) for at in distinct)
+        return lowest
 
     @property
     def is_token(self) -> Bool[Tensor, "rows columns"]:
@@ -223,9 +246,8 @@ class Layout:
             visible: queries by keys, in the run.
             dtype: of the scores.
         """
-        # the run's calls keep what is visible alive, and with it its identity
         name = ("mask", id(visible), dtype, self.apart)
-        mask = self.once(name, lambda: self.mask(visible, dtype))
+        mask = self.once(name, lambda: self.mask(visible, dtype), visible)
         width = self.width(layer)
         if not self.apart:
             return mask[:, :, :width, : self.prefix + width]

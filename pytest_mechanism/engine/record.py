@@ -1,12 +1,13 @@
-"""What a run leaves for its branches: the residual stream, keys, values and z of every token, and
-how each layer was called."""
+"""What a run leaves for its branches: the residual stream, keys, values and z of the tokens that they
+compute or attend to, and how each layer was called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -29,8 +30,29 @@ from pytest_mechanism.model_families.layers import (
 from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.model_families.wrapped import NamedHook, WrappedModel
 
-Keys = Float[Tensor, "rows kv_heads tokens d_head"]
+Keys = Float[Tensor, "rows kv_heads prefix d_head"]
 """Keys or values of a layer."""
+
+
+class Extent(NamedTuple):
+    """Which tokens a record keeps.
+
+    Attributes:
+        start: the first position whose residual stream and z are kept.
+        prefix: keys and values are kept of so many positions, from the first on.
+    """
+
+    start: int
+    prefix: int
+
+    def has(self, other: Extent) -> bool:
+        return self.start <= other.start and self.prefix >= other.prefix
+
+    def joined(self, other: Extent | None) -> Extent:
+        """Both."""
+        if other is None:
+            return self
+        return Extent(min(self.start, other.start), max(self.prefix, other.prefix))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +61,22 @@ class Record:
 
     Attributes:
         outcome: its own.
-        residuals: before each layer, as the layer got it.
-        keys: of each layer, after rotation.
-        values: of each layer.
-        z: of each layer.
+        extent: which tokens are kept.
+        residuals: before each layer, as the layer got it, from ``extent.start`` on.
+        keys: of each layer, after rotation, the first ``extent.prefix``.
+        values: of each layer, as many.
+        z: of each layer, from ``extent.start`` on.
         calls: how each layer was called.
         spare_rooms: (``keys`` or ``values``, layer) -> the tensor that a layer's keys or values are
             a part of, with spare room for branches behind them (`replay.SharedCache`).
     """
 
     outcome: Outcome
-    residuals: Sequence[Float[Tensor, "rows tokens d_model"]]
+    extent: Extent
+    residuals: Sequence[Float[Tensor, "rows kept d_model"]]
     keys: list[Keys]
     values: list[Keys]
-    z: Sequence[Float[Tensor, "rows tokens heads d_head"]]
+    z: Sequence[Float[Tensor, "rows kept heads d_head"]]
     calls: Sequence[LayerCall]
     spare_rooms: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
@@ -69,9 +93,13 @@ class Record:
 
 
 def record(
-    model: WrappedModel, tokens: Tokens, edits: Sequence[Edit], readings: Sequence[Reading]
+    model: WrappedModel,
+    tokens: Tokens,
+    edits: Sequence[Edit],
+    readings: Sequence[Reading],
+    extent: Extent,
 ) -> Record:
-    """One full forward that keeps everything; logits only where the answer is read.
+    """One full forward that keeps what ``extent`` says; logits only where the answer is read.
 
     Raises:
         SelfCheckError: a hook did not fire exactly once.
@@ -81,11 +109,17 @@ def record(
 
     layers = model.layers
     cache: Any = DynamicCache()
-    hooks = RunHooks(edits, [*readings, *(Reading(Site(n, "z")) for n in range(len(layers)))])
+    (rows, length), (start, prefix) = tokens.ids.shape, extent
+    device = tokens.ids.device
+    at = torch.arange(start, length, device=device).expand(rows, -1) if start else None
+    hooks = RunHooks(edits, [*readings, *(Reading(Site(n, "z"), at) for n in range(len(layers)))])
     used = {*(edit.site for edit in edits), *(reading.site for reading in readings)}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        calls_made = stack.enter_context(recorded_calls(layers))
+        calls_made = stack.enter_context(recorded_calls(layers, start))
+        for number, layer in enumerate(layers) if prefix < length else ():
+            cut = partial(cut_cache, cache, number, extent.prefix, length)
+            stack.callback(layer.module.register_forward_hook(cut).remove)
         stack.enter_context(model.hooked([last_token_only(tokens), *hooks.named(tokens)]))
         stack.enter_context(last_mlp_at(model, tokens.last[:, None], used))
         stack.enter_context(row_lengths(tokens.lengths))
@@ -98,23 +132,43 @@ def record(
         raise UnsupportedFamily(
             f"{len(calls_made.inputs)} of {len(layers)} layers ran, {len(cache.layers)} kept a cache"
         )
-    calls, residuals = calls_made.calls(layers, tokens.lengths)
-    for cached in cache.layers:
-        if cached.keys is None or cached.keys.shape[2] != tokens.ids.shape[1]:
-            raise UnsupportedFamily("a layer does not keep the keys of every token")
-    device = tokens.ids.device
+    calls, residuals = calls_made.calls(tokens.lengths, length)
+    if prefix == length:
+        for number in range(len(layers)):
+            cut_cache(cache, number, prefix, length)
     values = hooks.readings(device)
     # some family may unembed every token all the same
-    last = tokens.last if logits.shape[1] == tokens.ids.shape[1] else torch.zeros_like(tokens.last)
+    last = tokens.last if logits.shape[1] == length else torch.zeros_like(tokens.last)
     logits = logits.to(device)[torch.arange(len(last), device=device), last]
     return Record(
         Outcome(at_least_float(logits), values[: len(readings)]),
+        extent,
         residuals,
         [cached.keys for cached in cache.layers],
         [cached.values for cached in cache.layers],
         values[len(readings) :],
         calls,
     )
+
+
+def cut_cache(cache: Any, layer: int, prefix: int, length: int, *_: object) -> None:
+    """Keeps the first keys and values of a layer that has run.
+
+    Args:
+        cache: of the run.
+        layer: its number.
+        prefix: of how many positions.
+        length: how many there are.
+
+    Raises:
+        UnsupportedFamily: the layer has not kept the keys of all of them.
+    """
+    cached = cache.layers[layer] if layer < len(cache.layers) else None
+    if cached is None or cached.keys is None or cached.keys.shape[2] != length:
+        raise UnsupportedFamily("a layer does not keep the keys of every token")
+    if prefix < length:
+        cached.keys = cached.keys[:, :, :prefix].clone()
+        cached.values = cached.values[:, :, :prefix].clone()
 
 
 class AllRead(Exception):

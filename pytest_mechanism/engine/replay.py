@@ -9,7 +9,7 @@ Shapes as in `layout`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -44,14 +44,15 @@ class RecordedRun:
         model: the model.
         tokens: the batch.
         edits: the run's own.
-        record: what it left.
+        record_for: the run's record, with what branches in this layout compute and attend to; without a
+            layout, with whatever it has.
         cache: of its layouts.
     """
 
     model: WrappedModel
     tokens: Tokens
     edits: Sequence[Edit]
-    record: Record
+    record_for: Callable[[Layout | None], Record]
     cache: TensorCache = field(default_factory=TensorCache)
 
     @cached_property
@@ -86,7 +87,7 @@ class ReplayedPack:
     @property
     def at_once(self) -> int:
         """How many branches' logits may be computed together."""
-        of_run = self.run.record.outcome.logits
+        of_run = self.run.record_for(None).outcome.logits
         room = LOGIT_BYTES if of_run.device.type == "cpu" else DEVICE_LOGIT_BYTES
         return max(1, room // max(1, of_run.numel() * of_run.element_size()))
 
@@ -117,7 +118,8 @@ def unembed(
     answers, rows, width = last.shape
     residual, token = last.reshape(answers * rows, width), run.tokens.ids[:1, :1]
     with run.model.unobserved():
-        logits = logits_after_layers(run.model, run.record.calls, residual, token)
+        calls = run.record_for(None).calls
+        logits = logits_after_layers(run.model, calls, residual, token)
     return logits.reshape(answers, rows, -1)
 
 
@@ -130,8 +132,8 @@ def replay(run: RecordedRun, pack: Sequence[PlannedBranch]) -> ReplayedPack:
     pack = share_prefix(pack)
     order = sorted(range(len(pack)), key=lambda i: pack[i].first)
     layout = Layout(run.tokens, [pack[i] for i in order], run.cache)
-    record = run.record
-    changes = Changes.of(layout, run.edits, record.z)
+    record = run.record_for(layout)
+    changes = Changes.of(layout, run.edits, record)
     hidden = record.residuals[0][:, :0]
     lowest = layout.members[0].first
     highest = max(member.last for member in layout.members)
@@ -149,10 +151,10 @@ def replay(run: RecordedRun, pack: Sequence[PlannedBranch]) -> ReplayedPack:
         for layer in range(lowest, highest + 1):
             width, before = layout.width(layer), hidden.shape[1]
             if width > before:
-                hidden = torch.cat([hidden, joining(run, layout, layer, hidden)], dim=1)
+                hidden = torch.cat([hidden, joining(record, layout, layer, hidden)], dim=1)
             if changes.knows_z(layer, before):
                 changes.skipped.add(layer)
-            hidden = run_layer(run, layout, changes, layer, hidden)
+            hidden = run_layer(run.model, record, layout, changes, layer, hidden)
         changes.check(hooks)
     nobody = hidden.new_zeros(0, hidden.shape[0], hidden.shape[2])
     return ReplayedPack(
@@ -166,12 +168,14 @@ def replay(run: RecordedRun, pack: Sequence[PlannedBranch]) -> ReplayedPack:
 
 
 def joining(
-    run: RecordedRun, layout: Layout, layer: int, hidden: Float[Tensor, "rows computed d_model"]
+    record: Record, layout: Layout, layer: int, hidden: Float[Tensor, "rows computed d_model"]
 ) -> Float[Tensor, "rows joining d_model"]:
     """The residual stream before a layer of the columns that are computed from it on: the run's, or
     that of the branch that they follow."""
     before, width = hidden.shape[1], layout.width(layer)
-    residual = run.record.residuals[layer][layout.rows, layout.positions[:, before:width]]
+    residual = record.residuals[layer][
+        layout.rows, layout.positions_from(record.extent.start)[:, before:width]
+    ]
     for i, member in enumerate(layout.members):
         if member.first == layer and (leader := layout.leader_column(i)) is not None:
             start, count = layout.starts[i] - before, member.active.shape[1]
@@ -185,11 +189,12 @@ NewKeys = Float[Tensor, "copies kv_heads columns d_head"]
 
 @dataclass
 class SharedCache:
-    """A layer's cache of keys and values: the run's first ``prefix`` keys, which stay as they are,
-    then those of the columns. In a layout whose members have separate rows, each row of the run is repeated
-    for its ``copies`` members."""
+    """A layer's cache of keys and values: the first ``prefix`` keys of a run of ``length`` tokens, which
+    stay as they are, then those of the columns. In a layout whose members have separate rows, each row of
+    the run is repeated for its ``copies`` members."""
 
     record: Record
+    length: int
     prefix: int
     copies: int = 1
 
@@ -214,8 +219,7 @@ class SharedCache:
         are written into spare room behind the run's own, which is made once; but not with gradients,
         since what they need must not be written over.
         """
-        of_run, width = kept[layer], new.shape[2]
-        length = of_run.shape[2]
+        of_run, width, length = kept[layer], new.shape[2], self.length
         room = length // SPARE_ROOM
         if self.copies > 1:
             of_run = of_run[:, :, : self.prefix].repeat_interleave(self.copies, 0)
@@ -237,7 +241,8 @@ class SharedCache:
 
 
 def run_layer(
-    run: RecordedRun,
+    model: WrappedModel,
+    record: Record,
     layout: Layout,
     changes: Changes,
     layer: int,
@@ -246,22 +251,24 @@ def run_layer(
     """The residual stream after a layer, which is called as the model called it.
 
     Args:
-        run: with its record.
+        model: whose layer.
+        record: of the run.
         layout: the columns.
         changes: what is edited; says whether the layer's z is known.
         layer: which.
         hidden: the residual stream before it.
     """
-    record, block = run.record, run.model.layers[layer]
+    block = model.layers[layer]
     call = record.calls[layer]
     width = hidden.shape[1]
     arguments = call.with_positions(partial(argument_at, layout, width))
     for name in call.cache_arguments:
         copies = width // layout.apart if layout.apart else 1
-        arguments[name] = SharedCache(record, layout.prefix, copies)
+        arguments[name] = SharedCache(record, layout.length, layout.prefix, copies)
     arguments[call.hidden] = layout.into_rows(hidden)
     if layer in changes.skipped:
-        z = record.z[layer][layout.rows, layout.positions[:, :width]]
+        at = layout.positions_from(record.extent.start)[:, :width]
+        z = record.z[layer][layout.rows, at]
         with block.attention_from_z(layout.into_rows(z)):
             out = block.module(**arguments)
     else:
@@ -274,9 +281,8 @@ def run_layer(
 def argument_at(layout: Layout, width: int, value: Any) -> Any:
     """A layer's argument with an entry for each of the run's positions, or a tuple of such tensors, for
     the first columns of a layout."""
-    # the run's calls keep the value alive, and with it its identity
     whole = layout.once(
-        ("argument", id(value)), lambda: at_positions(value, layout.rows, layout.positions)
+        ("argument", id(value)), lambda: at_positions(value, layout.rows, layout.positions), value
     )
 
     def part(of: Any) -> Any:

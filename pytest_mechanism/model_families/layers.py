@@ -43,7 +43,7 @@ class LayerCall:
     """How the model called one of its layers.
 
     Attributes:
-        arguments: by name, without the residual stream and the mask.
+        arguments: by name, without the residual stream and the mask; the cache's is None.
         hidden: name of the residual stream's argument.
         returns_tuple: whether the layer returned a tuple.
         visible: [R, S, S], queries by keys: which keys a query attends to.
@@ -81,41 +81,60 @@ def at_positions(value: Any, rows: Tensor, positions: Tensor) -> Any:
 
 @dataclass
 class CallRecorder:
-    """Writes down how each layer is called while a model runs (`recorded_calls`)."""
+    """Writes down how each layer is called while a model runs (`recorded_calls`).
 
-    inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    Attributes:
+        start: the first position whose residual stream is kept.
+        inputs: arguments of each layer, by name.
+        returned_tuple: whether each layer returned a tuple.
+    """
+
+    start: int = 0
+    inputs: list[dict[str, Any]] = field(default_factory=list)
     returned_tuple: list[bool] = field(default_factory=list)
 
-    def calls(
-        self, layers: Sequence[WrappedLayer], lengths: Tensor
-    ) -> tuple[list[LayerCall], list[Tensor]]:
-        """How each layer was called, and the residual stream before it, [R, S, d_model].
+    def write_down(
+        self, layer: WrappedLayer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """A layer is called with these arguments."""
+        arguments = named_arguments(layer, args, kwargs)
+        if self.start:
+            hidden = next(iter(arguments))
+            arguments[hidden] = arguments[hidden][:, self.start :].clone()
+        self.inputs.append(arguments)
+
+    def calls(self, lengths: Tensor, length: int) -> tuple[list[LayerCall], list[Tensor]]:
+        """How each layer was called, and the residual stream before it, [R, S - start, d_model].
 
         Args:
-            layers: of the model.
             lengths: [R], tokens of each row.
+            length: S.
 
         Raises:
             UnsupportedFamily: a layer takes something that this module does not understand.
         """
         masks: dict[int, Tensor] = {}
         calls, residuals = [], []
-        for layer, inputs, is_tuple in zip(layers, self.inputs, self.returned_tuple, strict=True):
-            arguments = named_arguments(layer, *inputs)
-            call = layer_call(arguments, lengths, is_tuple, masks)
+        for arguments, is_tuple in zip(self.inputs, self.returned_tuple, strict=True):
+            call = layer_call(arguments, lengths, length, is_tuple, masks)
             calls.append(call)
             residuals.append(arguments[call.hidden])
         return calls, residuals
 
 
 @contextmanager
-def recorded_calls(layers: Sequence[WrappedLayer]) -> Iterator[CallRecorder]:
-    """Context in which every call of a layer is written down."""
-    recorder = CallRecorder()
+def recorded_calls(layers: Sequence[WrappedLayer], start: int = 0) -> Iterator[CallRecorder]:
+    """Context in which every call of a layer is written down, the residual stream from a position on.
+
+    Raises:
+        UnsupportedFamily: a layer takes arguments without names.
+    """
+    recorder = CallRecorder(start)
     with ExitStack() as stack:
         for layer in layers:
             before = layer.module.register_forward_pre_hook(
-                lambda _, args, kwargs: recorder.inputs.append((args, kwargs)), with_kwargs=True
+                lambda _, args, kwargs, layer=layer: recorder.write_down(layer, args, kwargs),
+                with_kwargs=True,
             )
             after = layer.module.register_forward_hook(
                 lambda _, args, out: recorder.returned_tuple.append(isinstance(out, tuple))
@@ -136,27 +155,33 @@ def named_arguments(
 
 
 def layer_call(
-    arguments: Mapping[str, Any], lengths: Tensor, returns_tuple: bool, masks: dict[int, Tensor]
+    arguments: Mapping[str, Any],
+    lengths: Tensor,
+    length: int,
+    returns_tuple: bool,
+    masks: dict[int, Tensor],
 ) -> LayerCall:
     """What to pass again when some tokens of the layer are computed.
 
     Args:
         arguments: by name.
         lengths: [R], tokens of each row.
+        length: S.
         returns_tuple: whether the layer returned a tuple.
         masks: visible keys by identity of the mask, filled here; layers share masks.
     """
     hidden = next(iter(arguments))
     mask = arguments.get("attention_mask")
     if id(mask) not in masks:
-        masks[id(mask)] = visible_keys(mask, lengths, arguments[hidden].shape[1])
+        masks[id(mask)] = visible_keys(mask, lengths, length)
     kept: dict[str, Any] = {}
     for name, value in arguments.items():
         if name in (hidden, "attention_mask", *UNUSED_ARGUMENTS):
             continue
         if isinstance(value, Tensor) and name not in POSITION_ARGUMENTS:
             raise UnsupportedFamily(f"a layer takes {name}, which is not understood")
-        kept[name] = value
+        # the cache of the run holds all of its keys and values, and each call gets a cache of its own
+        kept[name] = None if name in CACHE_ARGUMENTS else value
     if not any(name in kept for name in CACHE_ARGUMENTS):
         raise UnsupportedFamily("the layers take no cache of keys and values")
     return LayerCall(kept, hidden, returns_tuple, masks[id(mask)])

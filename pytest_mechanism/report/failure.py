@@ -12,7 +12,7 @@ from pytest_mechanism.causes import Cause
 from pytest_mechanism.errors import visible
 from pytest_mechanism.report.examples import example_lines
 from pytest_mechanism.report.paragraphs import first_sentence, fitted
-from pytest_mechanism.report.rows import BASELINE_CAUSES
+from pytest_mechanism.report.rows import BASELINE_CAUSES, sample
 from pytest_mechanism.report.run_report import ClaimResult
 from pytest_mechanism.report.table import shortened
 from pytest_mechanism.spec.spec import Spec
@@ -139,23 +139,22 @@ def failure_text(
         located: the heads and MLPs behind it, if they were looked for.
         evidence: the prompts behind it, if there are any.
     """
-    first, last = spec.document.block(("claims", claim))
+    quoted = spec.document.quoted(("claims", claim))
+    first = spec.document.line(("claims", claim))
     lines = [
         f"{claim} on {role}: {compared(verdict.reason, role)}",
         *located_lines(located, verdict.reason),
         "",
         f"{spec.document.path}:{first}: {STATUS.get(verdict.status, verdict.status)}",
     ]
-    width = len(str(last))
-    lines += [
-        f"  {number:>{width}} | {spec.document.text[number - 1]}"
-        for number in range(first, last + 1)
-    ]
+    width = max(len(str(number)) for number, _ in quoted if number is not None)
+    lines += [f"  {'' if number is None else number:>{width}} | {text}" for number, text in quoted]
     lines.append("")
     if verdict.threshold:
         lines.append(f"  claimed   {verdict.threshold}")
     for i, score in enumerate(verdict.scores):
-        lines += score_lines(score, "measured" if i == 0 else "also", role)
+        label = "measured" if i == 0 else "also"
+        lines += score_lines(score, label, role, spec.claims[claim].kind)
     if meaning:
         lines.append(f"  meaning   {meaning}")
     if drift is not None:
@@ -172,12 +171,12 @@ def located_lines(located: Located | None, reason: str) -> list[str]:
     return [*(f"  {line}" for line in located.lines if line not in reason), f"  ({took})"]
 
 
-def score_lines(score: Score, label: str, role: str) -> list[str]:
+def score_lines(score: Score, label: str, role: str, kind: str) -> list[str]:
     """A score with its interval, its rows, its definition and its control."""
     low, high = score.interval
     lines = [
         f"  {label:<9} {compared(score.name, role)} = {score.value:.4f}, {score.confidence:.0%} confidence interval "
-        f"[{low:.4f}, {high:.4f}], {score.n:,} rows in {score.clusters:,} contexts",
+        f"[{low:.4f}, {high:.4f}], {sample(score, kind)}",
         f"            {score.metric}",
     ]
     if score.control is not None:

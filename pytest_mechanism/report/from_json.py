@@ -129,8 +129,8 @@ def _located(data: Mapping[str, Any] | None) -> Located | None:
     if data is None:
         return None
     members = [MemberChange(**m | {"interval": tuple(m["interval"])}) for m in data["members"]]
-    edited = tuple(data.get("edited", ()))
-    return Located(tuple(data["lines"]), tuple(members), data["seconds"], edited)
+    named = (tuple(data.get(key, ())) for key in ("edited", "restored"))
+    return Located(tuple(data["lines"]), tuple(members), data["seconds"], *named)
 
 
 def _evidence(data: Mapping[str, Any] | None) -> Evidence | None:

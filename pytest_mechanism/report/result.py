@@ -33,7 +33,7 @@ def claim_result(
     """The result of a claim on one role."""
     scores = tuple(rounded(score) for score in verdict.scores)
     score = scores[0] if scores else None
-    first, last = spec.document.block(("claims", name))
+    quoted = spec.document.quoted(("claims", name))
     result = ClaimResult(
         id=nodeid,
         circuit=spec.circuit,
@@ -58,8 +58,8 @@ def claim_result(
         rows=make_rows(verdict, drift),
         scores=scores,
         notes=tuple(notes),
-        line=first,
-        yaml=tuple(spec.document.text[first - 1 : last]),
+        line=spec.document.line(("claims", name)),
+        yaml=tuple(text for _, text in quoted),
         severity=claim.severity,
         groups=tuple(groups_of(claim)),
         order=order_of(claim, spec),

@@ -24,6 +24,14 @@ UNACCEPTED = frozenset({Cause.NOT_ACCEPTED, Cause.REDEFINED})
 BETTER_THAN_CONTROL = "better than its control"
 
 
+def sample(score: Score, kind: str) -> str:
+    """How many rows a score of a kind of claim is of, and how many of them are independent."""
+    if kind == "same_text":
+        parts = f" in {score.clusters:,} paragraphs" if score.clusters < score.n else ""
+        return f"{score.n:,} lines of text{parts}"
+    return f"{score.n:,} rows in {score.clusters:,} contexts"
+
+
 def only_unaccepted(reds: Collection[ClaimResult]) -> bool:
     """Whether there are red claims, and all of them only lack an accepted score: nothing broke."""
     return bool(reds) and all(result.cause in UNACCEPTED for result in reds)

@@ -217,15 +217,24 @@ def first_work(reds: Sequence[ClaimResult]) -> list[str]:
             own = [m for m in result.located.members if m.member in result.located.edited]
             if own and "was changed (" in (line := result.located.lines[0]):
                 return [f"{sentence_case(line)}."]  # the weights of one member, and what it does
+            if lines := restored(result):
+                return [f"{sentence_case(line)}." for line in lines]
             work = work_moved(own or result.located.members)
             return [sentence_case("; ".join((*edited(result), work))) + "."]
     return []
 
 
+def restored(result: ClaimResult) -> Sequence[str]:
+    """What the report says of members of the base that bring the candidate's answers back."""
+    if result.located is None or not result.located.restored:
+        return ()
+    return [line for line in result.located.lines if line.startswith("with ")][:1]
+
+
 def first_weights(reds: Sequence[ClaimResult]) -> list[str]:
     """What `first_member` says of weights alone, which does not say what broke."""
-    weights = [line for result in reds for line in edited(result)]
-    return [f"{sentence_case(line)}." for line in weights[:1]]
+    said = [line for result in reds for line in (edited(result) or restored(result))]
+    return [f"{sentence_case(line)}." for line in said[:1]]
 
 
 def edited(result: ClaimResult) -> Sequence[str]:

@@ -33,6 +33,7 @@ from pytest_mechanism.measurements.member_weights import (
     WeightDonation,
 )
 from pytest_mechanism.nodes import MLP
+from pytest_mechanism.runner.grafts import NO_GRAFTS, Grafted
 from pytest_mechanism.runner.locate import ABOUT_MEMBERS, same_sizes
 from pytest_mechanism.types import Located, MemberChange
 
@@ -41,6 +42,10 @@ ABOUT_WEIGHTS = ABOUT_MEMBERS | {Cause.ACCURACY_LOSS, Cause.AT_CHANCE}
 
 STANDS_OUT = 10.0
 """Times the median change of all heads and MLPs: a member whose weights changed more stands out."""
+
+OF_NEXT = 3.0
+"""Times the change of any other head or MLP: one whose weights changed more stands out among weights that all changed,
+such as a head that training went around."""
 
 MOST_NAMED = 4
 """Heads and MLPs whose weights a sentence names; if more stand out, it names their layer, if they share one."""
@@ -74,11 +79,13 @@ class ChangedWeights:
         first: whether it is the first thing to know: a few parts stand out, or no weight changed.
         line: a sentence; empty where nothing was compared.
         edited: the heads and MLPs that stand out, if they are few.
+        by_next: whether one stands out from the next alone (`OF_NEXT`), so that others may be behind a red claim.
     """
 
     first: bool
     line: str
     edited: tuple[str, ...] = ()
+    by_next: bool = False
 
 
 def about_weights(
@@ -111,6 +118,10 @@ def about_weights(
         (name for name, change in parts.items() if change > STANDS_OUT * middle),
         key=lambda name: (round(min(0.0, losses.get(name, 0.0)), 1), -parts[name]),
     )
+    one, next_one = sorted(members.values(), reverse=True)[:2] if len(members) > 1 else (0.0, 0.0)
+    by_next = not out and one >= OF_NEXT * next_one
+    if by_next:
+        out = [max(members, key=lambda name: members[name])]
     within = {f"layer {name.partition('.')[0]}" for name in out}
     if len(out) > MOST_NAMED and len(within) == 1 and {*out} <= {*members}:
         (layer,) = within
@@ -144,7 +155,7 @@ def about_weights(
         line = f"weights changed in {text}, and nowhere else"
     else:
         line = f"weights changed most in {text}; the median of {heads} is {size}"
-    return ChangedWeights(first=True, line=line, edited=edited)
+    return ChangedWeights(first=True, line=line, edited=edited, by_next=by_next)
 
 
 def work_of_edited(edited: str, size: str, found: Sequence[MemberChange]) -> str:
@@ -178,17 +189,42 @@ def with_weights(
     result: MemberWeightResult | None,
     seconds: float,
     settings: Callable[[], str] = lambda: "",
+    grafts: Callable[[], Grafted] = lambda: NO_GRAFTS,
 ) -> Located | None:
     """What a reader has to know, with the weights: first if a few parts stand out, else last; without them where
-    heads are in another order, because weights are compared head by head."""
+    heads are in another order, because weights are compared head by head. Where they do not name one part, what grafts
+    say of the members comes before the sweep; it comes before a part that stands out from the next alone, too.
+
+    Args:
+        found: the members that the sweep found.
+        result: how far every part's weights are from the reference model's.
+        seconds: that this took.
+        settings: see `about_weights`.
+        grafts: says which members of the reference model bring the answers back.
+    """
     if found is not None and any("in another order" in line for line in found.lines):
         return found
     if result is None:
         return found
     weights = about_weights(result, found.members if found else (), settings)
-    if not weights.line:
+    one_part = weights.first and not weights.by_next and len(weights.edited) <= 1
+    grafted = NO_GRAFTS if one_part else grafts()
+    sweep = found.lines if found else ()
+    # grafts that name nobody come after the sweep
+    told = [*grafted.lines, *sweep] if grafted.names else [*sweep, *grafted.lines]
+    if weights.line:
+        place = len(told)
+        if weights.first:
+            place = len(grafted.lines) if weights.by_next and grafted.names else 0
+        told.insert(place, weights.line)
+    if not told:
         return found
     found = found or Located((), (), 0.0)
-    lines = (weights.line, *found.lines) if weights.first else (*found.lines, weights.line)
-    took = round(found.seconds + seconds, 3)
-    return replace(found, lines=lines, seconds=took, edited=weights.edited)
+    took = round(found.seconds + seconds + grafted.seconds, 3)
+    return replace(
+        found,
+        lines=tuple(told),
+        seconds=took,
+        edited=weights.edited,
+        restored=grafted.names,
+    )

@@ -30,6 +30,14 @@ from pytest_mechanism.runner.edited_weights import (
     weight_changes,
     with_weights,
 )
+from pytest_mechanism.runner.grafts import (
+    NO_GRAFTS,
+    Grafted,
+    about_grafts,
+    answers,
+    first_grafts,
+    grafts,
+)
 from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
 from pytest_mechanism.runner.ranked_rows import Focus
@@ -38,6 +46,7 @@ from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.undiscovered import missing_groups, verdict_without_heads
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.statistics.estimates import UndefinedScoreError
 from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Evidence, Located, MemberChange, Result_co, Setting, Verdict
@@ -68,6 +77,7 @@ class ClaimEvaluator:
     _discovered: dict[tuple[Path, str], Discovery | MechanismError] = field(default_factory=dict)
     _swept: dict[tuple[Path, str], Sweep | None] = field(default_factory=dict)
     _weighed: dict[str, tuple[MemberWeightResult | None, float]] = field(default_factory=dict)
+    _grafted: dict[tuple[Path, str], Grafted] = field(default_factory=dict)
     _asked: dict[Measurement, None] = field(default_factory=dict)
 
     @staticmethod
@@ -322,8 +332,10 @@ class ClaimEvaluator:
         except Exception as problem:
             line = f"the heads and MLPs behind it cannot be measured: {one_line(str(problem))}"
             return Located((line,), (), 0.0)
-        settings = partial(self._settings, locate.candidate(claim, role))
-        return with_weights(found, *self._weights(spec, claim, role, cause), settings)
+        to = locate.candidate(claim, role)
+        settings = partial(self._settings, to)
+        grafts = partial(self._grafts, spec, role, to)
+        return with_weights(found, *self._weights(spec, claim, role, cause), settings, grafts)
 
     def _settings(self, to: str) -> str:
         """The settings that differ between the reference model and another, in words."""
@@ -373,6 +385,21 @@ class ClaimEvaluator:
                     result = self.runner.measure(weight_changes(context, to))
             self._weighed[to] = (result, time.perf_counter() - started)
         return self._weighed[to]
+
+    def _grafts(self, spec: Spec, role: str, to: str) -> Grafted:
+        """What the reference model's members do in the candidate; nothing where that cannot be measured."""
+        key = (spec.path, to)
+        if key not in self._grafted:
+            self._grafted[key] = NO_GRAFTS
+            started = time.perf_counter()
+            context = self.model_context(spec, role, (REFERENCE, to))
+            needed = (answers(context), first_grafts(context, to))
+            if not spec.task.judges_replies and self.first_obstacle(needed) is None:
+                self.runner.plan(needed)
+                with contextlib.suppress(MechanismError, UndefinedScoreError):
+                    found = about_grafts(grafts(context, to, self.runner.measure), to)
+                    self._grafted[key] = replace(found, seconds=time.perf_counter() - started)
+        return self._grafted[key]
 
     def recalled_sweep(self, spec: Spec, to: str) -> list[MemberChange]:
         """The change of every head and MLP between the reference model and ``to``, if a red claim or a claim

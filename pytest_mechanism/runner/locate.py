@@ -17,6 +17,7 @@ from pytest_mechanism.claims.base import REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.moved_work import OF_WHAT, called, sentences, silent
 from pytest_mechanism.claims.other_places import places_in_circuit
+from pytest_mechanism.claims.patched_alone import ALL_UP_TO, BANDS, number_alone
 from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.profile_stages import stages
 from pytest_mechanism.claims.profiles import changes, known_measurements, measured
@@ -29,8 +30,12 @@ from pytest_mechanism.types import Located, MemberChange
 MARGIN = 0.05
 """Changes of a share that are named."""
 
-ROWS = 140
-"""Pairs of prompts of the sweep, unless a claim of the spec makes it on all of them anyway."""
+ROWS, FEWEST_ROWS = 140, 48
+"""Pairs of prompts of the sweep, unless a claim of the spec makes it on all of them anyway; and of the sweep of a model
+on which these would take too long."""
+
+WORK = 1.8e12
+"""Weights that a sweep may read for one token of each forward: four minutes of a processor for prompts of 20 tokens."""
 
 ABOUT_MEMBERS = frozenset(
     {
@@ -76,7 +81,18 @@ def with_rows(context: ClaimContext, spec: Spec, to: str) -> ClaimContext:
     for claim in spec.claims.values():
         if isinstance(claim, SameProfile) and (claim.source, claim.to) == (REFERENCE, to):
             return context
-    return replace(context, sweep_rows=min(context.rows, ROWS))
+    rows = rows_within(context.shapes[REFERENCE], len(context.groups))
+    return replace(context, sweep_rows=min(context.rows, rows))
+
+
+def rows_within(shape: Shape, groups: int) -> int:
+    """Pairs of prompts on which the sweep of a circuit with so many groups stays within `WORK`, as far as `FEWEST_ROWS`
+    and `ROWS` allow. Each member of a stage is a forward, and a layer has about 12 x width^2 weights."""
+    heads = shape.n_layers * shape.n_heads
+    bands = 0 if heads <= ALL_UP_TO else BANDS
+    members = max(1, groups) * (number_alone(heads) + shape.n_layers + bands)
+    weights = 12 * shape.n_layers * shape.d_model**2
+    return min(ROWS, max(FEWEST_ROWS, int(WORK / (members * weights))))
 
 
 def needed(context: ClaimContext, to: str) -> tuple[Measurement, ...]:

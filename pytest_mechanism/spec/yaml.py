@@ -32,6 +32,18 @@ NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 DIRECTIVE = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*%")
 
 
+LONG_LIST = 4
+"""Lines of a list's further items from which a report counts them."""
+
+LONGEST_LINE = 240
+"""Characters of a line that a report quotes."""
+
+
+def beginning(line: str) -> str:
+    """A line that is not too long."""
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 4].rstrip()} ..."
+
+
 @dataclass(frozen=True)
 class Document:
     """A parsed file.
@@ -63,6 +75,29 @@ class Document:
         first = self.line(where)
         inside = [line for at, line in self.lines.items() if at[: len(where)] == where]
         return first, max([first, *inside])
+
+    def quoted(self, where: Place) -> list[tuple[int | None, str]]:
+        """The lines of a value with their numbers, for a reader; of a list over many lines the first item and a count
+        without a number, and of a long line its beginning."""
+        first, last = self.block(where)
+        shown: dict[int, tuple[int | None, str]] = {
+            number: (number, beginning(self.text[number - 1])) for number in range(first, last + 1)
+        }
+        items: dict[Place, list[int]] = {}  # list -> lines of its items after the first
+        for place, line in self.lines.items():
+            inside = len(place) > len(where) and place[: len(where)] == where
+            if inside and isinstance(place[-1], int) and place[-1] > 0:
+                items.setdefault(place[:-1], []).append(line)
+        for parent, lines in items.items():
+            others = {n for at, n in self.lines.items() if at[: len(parent)] != parent}
+            hidden = [n for n in range(min(lines), max(lines) + 1) if n not in others]
+            if len({*lines} & {*hidden}) >= LONG_LIST:
+                for number in hidden:
+                    shown.pop(number, None)
+                indent = re.match(r"\s*", self.text[hidden[0] - 1])
+                space = indent.group() if indent else ""
+                shown[hidden[0]] = (None, f"{space}... and {len(lines)} more")
+        return [shown[number] for number in sorted(shown)]
 
 
 def read(path: Path, shown: Path | None = None) -> Document:

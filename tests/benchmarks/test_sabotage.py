@@ -14,7 +14,6 @@ import torch
 from benchmarks import fault_reports, sabotage
 from benchmarks.faults import (
     entity_tracking,
-    real,
     rules,
     same_function,
     stories,
@@ -68,12 +67,6 @@ def test_the_accuracy_of_the_wrapper_counts_what_a_benchmark_asks() -> None:
     scale = Scale(shop.load(), counting(rows=40))
     size = scale.size(shop.load(shop.models / "wrapper_ft_stripped"))
     assert (size.accuracy > 0.97, size.rows > 0.5) == (True, True)
-
-
-def test_the_real_model_has_unique_changes() -> None:
-    """Three of the benign ones say which faults are equivalent to none."""
-    changes = real.changes()
-    assert (len(changes), sum(change.refit for change in changes)) == (25, 3)
 
 
 def test_the_threshold_of_re_fits_is_a_prediction_bound() -> None:
@@ -146,6 +139,20 @@ def test_the_members_that_a_report_names_are_read_from_its_sentences() -> None:
     assert named([judged("a", "fail"), judged("b", "fail", lines=lines)]) == ["1.3", "1.mlp"]
 
 
+def test_what_a_report_names_is_told_apart_by_what_its_lines_rest_on() -> None:
+    """The whole report in its order, as its reader sees it; and weights, grafts and the sweep alone."""
+    lines = (
+        "with head 1.3 of base in its place, ft regains 97% of ...; alone, the MLP of layer 0 20%",
+        "head 2.2 of b does less towards q of a: ...",
+        "weights changed throughout, the median of the 20 heads and MLPs by 2.0%; most in head 3.1 (4.0% of its norm)",
+    )
+    red = [judged("a", "fail", lines=lines)]
+    assert named(red) == ["1.3", "2.2", "3.1"]
+    assert [named(red, by) for by in ("weights", "grafts", "sweep")] == [["3.1"], ["1.3"], ["2.2"]]
+    edited = "head 2.2 of b was changed (51.8% of its norm, nowhere else) and does less towards q of a: ..."
+    assert named([judged("a", "fail", lines=(edited,))], "weights") == ["2.2"]
+
+
 def test_figures_count_faults_by_what_the_gate_and_accuracy_say() -> None:
     """One fault is seen by a claim about heads alone, one not at all; one benign change is red."""
     size, same = Size(0.5, 0.5, 0.99), Size(0.0, 0.0, 0.99)
@@ -192,7 +199,7 @@ def test_the_page_has_the_figures_of_the_kept_results(
         assert re.split(r"  +", line)[2] in readme
 
 
-@pytest.mark.parametrize("suite", ["stories", "wrapper", "real"])
+@pytest.mark.parametrize("suite", ["stories", "wrapper"])
 def test_the_page_has_the_figures_of_the_kept_results_of_further_suites(
     suite: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

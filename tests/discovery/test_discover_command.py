@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_pair import FEW, discovery
 from test_planted_lookup import SPEC as LOOKUP_SPEC
 
 from pytest_mechanism import cli
@@ -21,6 +22,8 @@ from pytest_mechanism.commands.discover import Search
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.spec.load import load
 from recipes import planted_lookup
+
+ROOT = Path(__file__).parents[2]
 
 SPEC = """mechanism: 1
 circuit: planted
@@ -50,6 +53,8 @@ KILLED = """
 import os, signal, sys
 from pytest_mechanism import cli
 from pytest_mechanism.runner.store import Store
+from test_pair import FEW, discovery
+discovery.Effort = FEW
 put, left = Store.put, int(sys.argv.pop(1))
 def put_and_die(store, key, result):
     global left
@@ -60,7 +65,10 @@ def put_and_die(store, key, result):
 Store.put = put_and_die
 sys.exit(cli.main())
 """
-"""The command line in a process that kills itself when it has stored so many measurements."""
+"""The command line in a process that kills itself when it has stored so many measurements; with few rows."""
+
+PATHS = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1], ROOT)))
+"""Of this folder's modules, those of all tests, and the recipes."""
 
 
 Discover = Callable[..., tuple[int, str]]
@@ -84,7 +92,7 @@ def discover(
             return code, capsys.readouterr().err
         killed = subprocess.run(
             [sys.executable, "-c", KILLED, str(killed_after), *command],
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS},
             capture_output=True,
             text=True,
             check=False,
@@ -112,9 +120,11 @@ def test_a_killed_search_goes_on_where_it_was_and_writes_the_same_spec(
     spec: str,
     members: dict[str, list[object]],
     killed_after: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """SIGKILL, the same command again: nothing is measured twice, the members are exactly the planted ones,
     and the spec is that of a search without interruption."""
+    monkeypatch.setattr(discovery, "Effort", FEW)
     model = "zoo:planted_label"
     if spec is LOOKUP_SPEC:
         planted_lookup.make("lookup", tmp_path)

@@ -67,6 +67,17 @@ def test_every_outcome_is_the_references_in_float64(model: LoadedModel, data: An
     assert farthest(case, result, wanted)[0] <= 1e-9
 
 
+@examples_at_most(25)
+@given(data=st.data())
+def test_a_record_of_some_tokens_changes_no_bit(loaded: Loaded, data: Any) -> None:
+    """A large record keeps only what branches need; their numbers are those of a whole one."""
+    model = loaded("llama-gqa", "float32")
+    case = data.draw(cases(model.shape))
+    wanted = case.outcomes(BranchEngine(model.wrapped))
+    result = case.outcomes(BranchEngine(model.wrapped, memory=1))
+    assert farthest(case, result, wanted)[0] == 0
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @examples_at_most(10)
 @given(data=st.data())

@@ -222,8 +222,11 @@ def test_runs_that_differ_in_anything_do_not_share_a_record(
     assert engine.key(TOKENS, [PLACE]) != engine.key(*OTHERS[difference])
 
 
-def test_records_that_were_not_asked_for_lately_make_room(gqa: LoadedModel) -> None:
+def test_records_that_were_not_asked_for_lately_make_room(
+    gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No more bytes are kept than allowed, and the run asked for last is among them."""
+    monkeypatch.setattr(branch_module, "WHOLE_RECORDS", 1)
     runs = [Tokens(TOKENS.ids + i, TOKENS.lengths) for i in range(3)]
     size = BranchEngine(gqa.wrapped).run(runs[0]).record.bytes
     engine = BranchEngine(gqa.wrapped, memory=2 * size)
@@ -237,6 +240,7 @@ def test_records_that_must_go_do_so_before_the_next_is_made(
     gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more are in memory at any time than may be kept."""
+    monkeypatch.setattr(branch_module, "WHOLE_RECORDS", 1)
     runs = [Tokens(TOKENS.ids + i, TOKENS.lengths) for i in range(4)]
     size = BranchEngine(gqa.wrapped).run(runs[0]).record.bytes
     engine, beside = BranchEngine(gqa.wrapped, memory=2 * size), []
@@ -273,6 +277,38 @@ def test_a_record_larger_than_what_may_be_kept_is_not(gqa: LoadedModel) -> None:
     result = logits(small.run(TOKENS).branches(branches))
     assert list(small.records) == []
     assert torch.equal(result, logits(large.run(TOKENS).branches(branches)))
+
+
+@pytest.mark.parametrize(
+    ("at", "kept", "keys", "forwards"),
+    [(LAST, 1, LENGTH, 1), (LAST - 2, 3, LENGTH - 3, 2), (None, LENGTH, 0, 2)],
+)
+def test_a_large_record_keeps_what_branches_compute_and_attend_to(
+    gqa: LoadedModel, at: Tensor | None, kept: int, keys: int, forwards: int
+) -> None:
+    """The residual stream and z from the branches' first token on, the keys that they see; where the answer
+    was asked for first, branches at the last token need no second forward, and others one."""
+    engine = BranchEngine(gqa.wrapped, memory=1)
+    run = engine.run(TOKENS)
+    with Work(gqa.wrapped) as work:
+        assert run.outcome.logits.isfinite().all()
+        list(run.branches(of_each_head(at)))
+    assert {tensor.shape[1] for tensor in (*run.record.residuals, *run.record.z)} == {kept}
+    assert {tensor.shape[2] for tensor in (*run.record.keys, *run.record.values)} == {keys}
+    tensors = (*run.record.residuals, *run.record.z, *run.record.keys, *run.record.values)
+    assert all(t.untyped_storage().nbytes() <= 2 * t.numel() * t.itemsize for t in tensors)
+    assert work.forwards == forwards
+
+
+def test_the_next_batch_keeps_what_branches_of_the_last_one_needed(gqa: LoadedModel) -> None:
+    """So the answer and the branches of each further batch come from one forward."""
+    engine = BranchEngine(gqa.wrapped, memory=1)
+    with Work(gqa.wrapped) as work:
+        for shift in range(4):
+            run = engine.run(Tokens(TOKENS.ids + shift, TOKENS.lengths))
+            assert run.outcome.logits.isfinite().all()
+            list(run.branches(of_each_head(LAST - 2)[:2]))
+    assert work.forwards == 5
 
 
 def test_branches_leave_the_record_as_it_was(gqa: LoadedModel) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from configs import FAMILIES, HEADS, LAYERS, QUICK_OR_SLOW
+from configs import FAMILIES, HEADS, LAYERS, QUICK, QUICK_OR_SLOW
 from float64 import exact
 from small_requests import (
     CROSSED,
@@ -30,7 +30,10 @@ from small_requests import (
 )
 
 from pytest_mechanism.engine.interface import Branch, Edit, Site
+from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.direction import DirectionComparison, RefusalDirection
+from pytest_mechanism.measurements.grafting import MemberGraft
+from pytest_mechanism.measurements.member_weights import WeightDonation
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
 from pytest_mechanism.methods.circuits import dcm
@@ -52,6 +55,9 @@ OUT_OF_WINDOW = {
     "gpt-oss": {"path through q", "path from and into MLPs"},
 }  # fmt: skip
 """Paths of no effect: a layer with a window does not see the operand from the last token."""
+
+NO_HEAD_ALONE = {"gemma2", "gemma3", "olmo2"}
+"""Families with a norm behind attention, so that its heads do not add up to its output."""
 
 
 @pytest.fixture(autouse=True)
@@ -137,9 +143,10 @@ def test_what_goes_through_an_engine_is_the_same_by_both(
         assert by_branches.agreement == pytest.approx(by_reference.agreement, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", QUICK_OR_SLOW)
+@pytest.mark.parametrize("name", QUICK)
 def test_effects_are_the_same_in_float64(context_of: ContextFactory, name: str) -> None:
-    """Within 1e-6: each head's, and the paths through q, k and v."""
+    """Within 1e-6: each head's, and the paths through q, k and v. What is left of a difference in float32, in which the
+    other families are compared too, is rounding."""
     fast, sure = (context_of(name, engine, "float64") for engine in BOTH)
     assert fast.engine.name == FAMILIES[name].engine
     paths = ("path to the logits", "path through q", "path through k", "path through v")
@@ -246,3 +253,35 @@ def test_directions_are_compared_in_every_family(context_of: ContextFactory, nam
     for column in (c for c in same.values if c.startswith("own")):
         other = same.values[column.replace("own", "other")]
         np.testing.assert_allclose(same.values[column], other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", QUICK_OR_SLOW)
+def test_a_graft_is_the_model_with_the_other_weights(context_of: ContextFactory, name: str) -> None:
+    """A layer of another seed's model, put into a run, gives what a plain copy with these weights gives; a head is
+    grafted alone where heads add up to attention's output, and refused elsewhere."""
+    context, other = context_of(name), context_of(name, seed=1)
+    donation = measured(other, WeightDonation())
+    heads = [(1, head) for head in range(HEADS)]
+    members = {"layer 1": (*heads, (1, "mlp"))}
+    request = MemberGraft(members=members, rows=8, stream="test")
+    found = measured(context, request, donation)
+    plain, theirs = (c.model.read_plain_model(torch.float32) for c in (context, other))
+    state = theirs.state_dict()
+    mixed = {k: state[k] if f"{context.model.wrapped.layers_path}.1." in k else v
+             for k, v in plain.state_dict().items()}  # fmt: skip
+    plain.load_state_dict(mixed)
+    batch = context.batch(TASK.rows(context.vocabulary, 8, "test"))
+    tokens = batch.base.tokens
+    with torch.no_grad():
+        logits = plain(tokens.ids, attention_mask=tokens.mask_for(plain)).logits
+    last = logits[torch.arange(8), tokens.last].log_softmax(-1)
+    expected = last[torch.arange(8), batch.answers]
+    np.testing.assert_allclose(found.values["layer 1"], expected, atol=1e-4)
+    assert float(np.abs(found.values["layer 1"] - found.values["before"]).max()) > 1e-2
+    alone = MemberGraft(members={"1.0": heads[:1]}, rows=8, stream="test")
+    if name in NO_HEAD_ALONE:
+        with pytest.raises(MeasurementError):
+            measured(context, alone, donation)
+    else:
+        one = measured(context, alone, donation).values
+        assert float(np.abs(one["1.0"] - one["before"]).max()) > 1e-4

@@ -1,4 +1,5 @@
-"""What was edited in a candidate is named: words whose rows changed, and settings with both values."""
+"""What was edited in a candidate is named: words whose rows changed, settings with both values, and a head where
+all weights differ."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from evaluators import open_evaluator
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -52,6 +54,22 @@ def test_the_word_whose_output_row_changed_is_named(tmp_path: Path) -> None:
     line = first_line(folder)
     assert line.startswith("weights changed in the output row of the word fish (")
     assert line.endswith("% of its norm), and nowhere else")
+
+
+def test_a_halved_head_is_named_although_every_weight_differs(tmp_path: Path) -> None:
+    """Known answer: head 1.3 writes half, and noise of 3 % is in every matrix, of 15 % in an MLP, so that no weight
+    stands out. The claim is about the task alone, and the base's head in its place brings the answers back."""
+    folder = Path(shutil.copytree(ZOO / "ft", tmp_path / "halved"))
+    (file,) = folder.glob("*.safetensors")
+    weights, noise = load_file(file), torch.Generator().manual_seed(4)
+    weights["model.layers.1.self_attn.o_proj.weight"][:, 96:128] *= 0.5
+    for name, matrix in weights.items():
+        if matrix.dim() == 2:
+            random = torch.randn(matrix.shape, generator=noise)
+            share = 0.15 if "layers.3.mlp" in name else 0.03
+            matrix.add_(share * random * (matrix.norm() / random.norm()))
+    save_file(weights, file, metadata={"format": "pt"})
+    assert first_line(folder).startswith("with head 1.3 of base in its place, ft regains ")
 
 
 def test_the_settings_that_differ_are_named_with_both_values(tmp_path: Path) -> None:

@@ -27,14 +27,25 @@ Gate = Any
 """conftest's."""
 
 
-def fewer_rows(gate: Gate) -> str:
-    """The name of a copy of the spec with 210 rows in place of 504."""
-    folder = gate.folder / "circuits"
+FEW = """
+from functools import partial
+from pytest_mechanism.runner import evaluator
+evaluator.Effort = partial(evaluator.Effort, rank_rows=70, select_rows=42, threshold_rows=105)
+"""
+"""A plugin: a third of the rows for each step of a search."""
+
+
+def fewer_rows(gate: Gate, pair: str) -> tuple[list[str], str]:
+    """Options, and the name of a copy of the spec, with 210 rows in place of 504. On planted models, whose effects are
+    ten nats, 105 and a third of those of the search."""
+    folder, planted = gate.folder / "circuits", "planted" in pair
     shipped = (folder / f"{SPEC}.yaml").read_text()
-    fewer = re.sub(r"prompts: \d+", "prompts: 250", re.sub(r"rows: \d+", "rows: 210", shipped))
+    rows = re.sub(r"rows: \d+", f"rows: {105 if planted else 210}", shipped)
+    fewer = re.sub(r"prompts: \d+", "prompts: 250", rows)
     assert fewer != shipped
     (folder / "fewer.yaml").write_text(fewer)
-    return "fewer"
+    (gate.folder / "few.py").write_text(FEW)
+    return ["-p", "few"] if planted else [], "fewer"
 
 
 def verdicts(content: dict[str, Any]) -> dict[str, str]:
@@ -62,7 +73,9 @@ def test_the_three_conclusions_hold_of_the_trained_pair(gate: Gate) -> None:
 @pytest.mark.slow
 def test_the_three_conclusions_hold_of_the_planted_pair(gate: Gate) -> None:
     """Every claim passes on the models whose answer is known."""
-    code, content, output = gate.run("zoo:planted_base,zoo:planted_ft", spec=fewer_rows(gate))
+    pair = "zoo:planted_base,zoo:planted_ft"
+    options, spec = fewer_rows(gate, pair)
+    code, content, output = gate.run(pair, *options, spec=spec)
     assert code == 0, output
     assert set(verdicts(content).values()) == {"pass"}
 
@@ -87,9 +100,9 @@ def test_a_conclusion_fails_on_the_pair_that_makes_it_false(
 ) -> None:
     """These claims of the conclusion fail, by their intervals, and not for want of rows."""
     pair = ",".join(f"zoo:{name}" for name in pair.split(","))
-    code, content, output = gate.run(
-        pair, "-k", " or ".join(sorted(conclusion)), spec=fewer_rows(gate)
-    )
+    options, spec = fewer_rows(gate, pair)
+    names = " or ".join(sorted(conclusion))
+    code, content, output = gate.run(pair, "-k", names, *options, spec=spec)
     assert code == 1, output
     failed = {name for name, verdict in verdicts(content).items() if verdict == "fail"}
     assert refuted <= failed, output

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_mechanism.plugin.score_file import read_scores
 from pytest_mechanism.spec.load import load
+from recipes.compiled_revival import judged
 
 ROOT = Path(__file__).parents[2]
 SPECS = ROOT / "circuits" / "paper_two"
@@ -42,7 +43,8 @@ MINUTES = {"counter_removed", "pcfg", "pcfg_correlated", "stories", "stories_pro
 """Specs that train or probe for a quarter of a minute or more."""
 
 NOT_RUN = {stories(deletion) for deletion in ("filtered", "renamed", "refused")}
-"""Pairs whose gate takes six minutes and would train the same control once more as that of `stories_kept`."""
+"""Pairs whose gate takes six minutes and would train the same control once more as that of `stories_kept`, of which
+one training in three runs."""
 
 Gate = Any
 """conftest's."""
@@ -77,14 +79,55 @@ def test_every_claim_has_an_accepted_score_for_every_role(
             (case[0], labels(case[1]))
         ))
         for case in PAIRS
-        if case[1] not in NOT_RUN
+        if case[1] not in NOT_RUN and case[0] not in ("stories", "counter_removed")
     ],
 )  # fmt: skip
 def test_its_gate_is_green_with_the_accepted_scores(
     gate: Gate, spec: str, pair: str, others: tuple[str, ...]
 ) -> None:
-    more = [word for other in others for word in ("--mechanism-model", other)]
-    code, content, output = gate.run(pair, *more, spec=f"paper_two/{spec}")
+    green_with_the_accepted_scores(gate, spec, pair, others)
+
+
+def green_with_the_accepted_scores(
+    gate: Gate, spec: str, pair: str, others: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The claims of the run."""
+    code, content, output = gate.run(pair, *further(others), spec=f"paper_two/{spec}")
     assert code == 0, output
     assert {claim["verdict"] for claim in content["claims"]} == {"pass"}
     assert {claim["drift_state"] for claim in content["claims"]} == {"same"}
+    claims: list[dict[str, Any]] = content["claims"]
+    return claims
+
+
+@pytest.mark.slow
+def test_the_counter_at_the_highest_rate_is_judged_removed_by_gate_and_recipe(gate: Gate) -> None:
+    """The paper's counterexample, by all four kinds of evidence. The recipe takes what the gate has measured."""
+    (claim,) = green_with_the_accepted_scores(gate, "counter_removed", COUNTER, OF_COUNTER)
+    names = ("counter_high", "counter_none", "counter")
+    verdict = judged(*(MODELS / name for name in names), gate.shared / "store")
+    assert (verdict.status, verdict.reason) == (claim["verdict"], claim["reason"])
+    assert verdict.reason.startswith("the capability is removed: behaviour gone")
+
+
+@pytest.mark.slow
+def test_a_deleted_twist_comes_back_in_the_first_of_three_trainings(gate: Gate) -> None:
+    """Three trainings of both models take six minutes of a processor. A control that is not there at the last step
+    counts with this step, so that the accepted score of 80 steps holds for 60 in proportion."""
+    folder = gate.folder / "circuits" / "paper_two"
+    first = (folder / "stories.yaml").read_text()
+    for shipped, shorter in (("seeds: [0, 1, 2]", "seeds: [0]"), ("steps: 80", "steps: 60")):
+        assert shipped in first
+        first = first.replace(shipped, shorter)
+    (folder / "first.yaml").write_text(first)
+    code, content, output = gate.run(stories("kept"), *further(OF_STORIES), spec="paper_two/first")
+    assert code == 0, output
+    found = {claim["claim"]: claim for claim in content["claims"]}
+    assert {claim["verdict"] for claim in found.values()} == {"pass"}
+    accepted = read_scores(SPECS / "__scores__" / labels(stories("kept")) / "stories.json")
+    low, high = accepted["comes_back.ft"]["interval"]
+    assert low * 60 / 80 <= found["comes_back"]["score"] <= high
+
+
+def further(others: tuple[str, ...]) -> list[str]:
+    return [word for other in others for word in ("--mechanism-model", other)]

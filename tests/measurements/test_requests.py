@@ -25,6 +25,7 @@ from pytest_mechanism.measurements.direction import (
 )
 from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.exchange import MemberExchange, WholeDonation
+from pytest_mechanism.measurements.grafting import MemberGraft
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.matching import HeadMatching
@@ -83,6 +84,7 @@ EXAMPLES: list[Request] = [
     MemberExchange(**ROWS, members={"1.0": HEADS[:1], "1.mlp": [(1, "mlp")]}),
     WeightDonation(),
     MemberWeights(),
+    MemberGraft(**ROWS, members={"1.0": HEADS[:1], "1.mlp": [(1, "mlp")]}),
     TextDonation(name="notes.txt", lines=[("line 1", "once a fox", "1")]),
     TextDivergence(lines=1),
     RefusalRate(**ROWS, asked="forbidden"),

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_mechanism.engine import branch as branch_module
+from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.measurements.dcm import DcmMask
 from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask
@@ -116,3 +118,21 @@ def test_what_a_mask_selects_is_said_with_its_rows(
     assert observed.selected == ((2, 2),)
     assert len(observed.example_ids) == 64
     assert observed.values["patched"].mean() > 0.9
+
+
+def test_a_record_that_is_too_large_to_keep_is_made_once_in_a_training(
+    context_of: ContextFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six steps on one batch take one forward besides their branches, and the evaluation another one."""
+    context, made = context_of("ft"), []
+    monkeypatch.setattr(context, "engine", BranchEngine(context.model.wrapped, memory=1))
+    right = branch_module.record
+
+    def record(*arguments: Any) -> Any:
+        made.append(len(arguments[1].ids))
+        return right(*arguments)
+
+    monkeypatch.setattr(branch_module, "record", record)
+    settings = DcmSettings(batch=4, train=4, validation=2, epochs=6, evaluate_every=100)
+    learn_mask(context, HEADS, "position", settings)
+    assert made == [4, 2]

@@ -54,7 +54,7 @@ ENTRY = {
 
 def result(text: str) -> ClaimResult:
     """A result with a hostile text in every text field."""
-    document = SimpleNamespace(block=lambda _: (1, 2), text=(text, text))
+    document = SimpleNamespace(line=lambda _: 1, quoted=lambda _: [(1, text), (2, text)])
     spec, claim = stub_spec(text, document), stub_claim(text, text)
     return claim_result(text, spec, text, claim, text, verdict(text), notes=[Note(text, text)])
 
@@ -120,8 +120,8 @@ def test_a_table_has_one_printable_line_a_result(text: str) -> None:
 @given(NASTY)
 def test_a_failure_has_the_lines_that_it_has_always(text: str) -> None:
     """A spec's excerpt, a reason, a score's name add no line and no colour."""
-    document = SimpleNamespace(block=lambda _: (1, 2), path=text, text=(text, text))
-    spec: Any = SimpleNamespace(document=document)
+    document = SimpleNamespace(line=lambda _: 1, quoted=lambda _: [(1, text), (2, text)], path=text)
+    spec: Any = SimpleNamespace(document=document, claims={"c": SimpleNamespace(kind="accuracy")})
     lines = failure_text(spec, "c", "base", verdict(text), None, text).split("\n")
     plain = failure_text(spec, "c", "base", verdict("x"), None, "x").split("\n")
     assert len(lines) == len(plain) if text else len(lines) == len(plain) - 2

@@ -18,6 +18,7 @@ from pytest_mechanism.report.run_report import ClaimResult, Row
 from pytest_mechanism.report.terminal import notes
 from pytest_mechanism.report.wording import first_member
 from pytest_mechanism.runner.edited_weights import about_weights, with_weights
+from pytest_mechanism.runner.grafts import Grafted
 from pytest_mechanism.types import Located, MemberChange, Verdict
 
 MEMBER = MemberChange(
@@ -34,7 +35,9 @@ RED = ClaimResult(
 
 
 def text(located: Located | None, reason: str = "no effect") -> list[str]:
-    document = SimpleNamespace(block=lambda _: (1, 1), path="a.yaml", text=("heard: ...",))
+    document = SimpleNamespace(
+        line=lambda _: 1, quoted=lambda _: [(1, "heard: ...")], path="a.yaml"
+    )
     spec: Any = SimpleNamespace(document=document)
     verdict = Verdict("fail", reason, "drops")
     return failure_text(spec, "heard", "ft", verdict, None, "", located).split("\n")
@@ -106,8 +109,10 @@ NOWHERE = "and nowhere else"
          f"weights changed in the attention and the MLP of layer 1 (10.0% of its norm), {NOWHERE}"),
         (weights(0.002, h2_2=0.5), (), True, "weights changed most in head 2.2 (50.0% of its norm); "
          "the median of the 15 heads and MLPs is 0.2%"),
-        (weights(0.1, h2_2=0.5), (), False, "weights changed throughout, the median of the 15 heads and MLPs by "
-         "10.0%; most in head 2.2 (50.0% of its norm), head 0.0 (10.0%), head 0.1 (10.0%), head 0.2 (10.0%)"),
+        (weights(0.2, h2_2=0.5), (), False, "weights changed throughout, the median of the 15 heads and MLPs by "
+         "20.0%; most in head 2.2 (50.0% of its norm), head 0.0 (20.0%), head 0.1 (20.0%), head 0.2 (20.0%)"),
+        (weights(0.1, h2_2=0.5), (), True, "weights changed most in head 2.2 (50.0% of its norm); the median of the 15 "
+         "heads and MLPs is 10.0%"),
         (weights(0.0001, h2_2=0.5, h2_1=0.4, h1_1=0.3, h1_2=0.2, h0_0=0.1), (), False,
          "weights changed throughout, the median of the 15 heads and MLPs by less than 0.1%; most in head 2.2 "
          "(50.0% of its norm), head 2.1 (40.0%), head 1.1 (30.0%), head 1.2 (20.0%)"),
@@ -117,13 +122,14 @@ NOWHERE = "and nowhere else"
          "every weight is that of base: a setting (config.json) or the tokenizer differs"),
         (MemberWeightResult((), (), {}, changes=(("embed", 0.1),)), (), False, ""),
     ],
-    ids=["head", "moved", "embedding", "layer", "rounded too", "fine-tune", "a little", "some", "setting",
-         "no heads"],
+    ids=["head", "moved", "embedding", "layer", "rounded too", "fine-tune", "trained around", "a little", "some",
+         "setting", "no heads"],
 )  # fmt: skip
 def test_weights_of_few_parts_that_changed_stand_out(
     result: MemberWeightResult, found: tuple[MemberChange, ...], first: bool, sentence: str
 ) -> None:
-    """A part stands out if its weights changed by ten times the median; of several, one that lost work is first."""
+    """A part stands out if its weights changed by ten times the median, or a head by three times the next; of several,
+    one that lost work is first."""
     said = about_weights(result, found)
     assert (said.first, said.line) == (first, sentence)
 
@@ -161,11 +167,52 @@ def test_words_whose_rows_changed_are_named() -> None:
 
 def test_weights_come_first_only_where_they_stand_out() -> None:
     """After a fine-tune every weight has changed, which is the last thing to know."""
-    few, many = (with_weights(FOUND, weights(base, h2_2=0.5), 1.0) for base in (0.0, 0.1))
+    few, many = (with_weights(FOUND, weights(base, h2_2=0.5), 1.0) for base in (0.0, 0.2))
     assert few is not None
     assert many is not None
     assert (few.lines[1:], many.lines[:-1], few.seconds) == (LINES, LINES, 13.3)
     assert with_weights(None, None, 0.0) is None
+
+
+BACK = Grafted(("with head 1.3 of base in its place, ft regains 90%",), ("1.3",), 2.0)
+
+
+def test_what_grafts_bring_back_comes_before_the_sweep_and_after_few_edited_weights() -> None:
+    """And is asked for only where weights do not name one part; grafts that name nobody come after the sweep."""
+    asked: list[str] = []
+
+    def grafts() -> Grafted:
+        asked.append("once")
+        return BACK
+
+    tuned = with_weights(FOUND, weights(0.1), 1.0, grafts=grafts)
+    assert tuned is not None
+    assert (tuned.lines[:3], tuned.restored) == ((*BACK.lines, *LINES), ("1.3",))
+    assert tuned.lines[3].startswith("weights changed throughout")
+    assert tuned.seconds == 15.3
+    assert first_member([replace(RED, located=tuned)]) == [
+        "With head 1.3 of base in its place, ft regains 90%."
+    ]
+    two = with_weights(FOUND, weights(h2_2=0.5, h1_3=0.4), 1.0, grafts=grafts)
+    assert two is not None
+    assert two.lines[1:] == (*BACK.lines, *LINES)
+    assert len(asked) == 2
+    around = with_weights(FOUND, weights(0.1, h2_2=0.5), 1.0, grafts=grafts)
+    assert around is not None
+    assert around.lines[0] == BACK.lines[0]
+    assert around.lines[1].startswith("head 2.2 of sender was changed (50.0% of its norm")
+    one = with_weights(FOUND, weights(h2_2=0.5), 1.0, grafts=grafts)
+    assert (one is not None and one.restored, len(asked)) == ((), 3)
+    nobody = with_weights(FOUND, weights(0.1), 1.0, grafts=lambda: Grafted(("no head",), ()))
+    assert (nobody is not None and nobody.lines[:3]) == (*LINES, "no head")
+
+
+def test_a_claim_about_the_task_alone_has_grafts() -> None:
+    """It has no sweep."""
+    found = with_weights(None, weights(0.1), 1.0, grafts=lambda: BACK)
+    assert first_member([replace(RED, located=found)]) == [
+        "With head 1.3 of base in its place, ft regains 90%."
+    ]
 
 
 def test_the_conclusion_names_the_edited_part_of_a_model_that_only_guesses() -> None:

@@ -38,7 +38,7 @@ def refuted(*, control: bool = True) -> ClaimResult:
     )
     verdict = Verdict("fail", "too low", "both", (score,), parts=parts)
     document = SimpleNamespace(
-        block=lambda _: (2, 2), text=("claims:", "  solves: {kind: accuracy}")
+        line=lambda _: 2, quoted=lambda _: [(2, "  solves: {kind: accuracy}")]
     )
     spec, claim = stub_spec("induction", document), stub_claim("accuracy", "it is worse")
     drift = Drift("worse", -0.25, 0.05, "0.250 below the baseline 0.583")

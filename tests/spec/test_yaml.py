@@ -116,6 +116,27 @@ def test_every_value_knows_its_line(where: tuple[str | int, ...], line: int) -> 
     assert line == parse(TEXT, SHOWN).line(where)
 
 
+def test_a_long_list_is_quoted_by_its_first_item_and_a_count() -> None:
+    """In block and in flow style; what comes after it is quoted, and a long line up to its beginning."""
+    lines = ["a:", "  text:", *(f"  - line {i}" for i in range(9)), "  most: 1"]
+    lines += [
+        "b: {text: [one,",
+        *(f"  more {i}," for i in range(5)),
+        "  last], of: 2}",
+        f"c: {'x' * 999}",
+    ]
+    document = parse("\n".join(lines), Path("a.yaml"))
+    assert document.quoted(("a",)) == [
+        (1, "a:"), (2, "  text:"), (3, "  - line 0"), (None, "  ... and 8 more"), (12, "  most: 1"),
+    ]  # fmt: skip
+    quoted = document.quoted(("b",))
+    assert quoted[:2] == [(13, "b: {text: [one,"), (None, "  ... and 6 more")]
+    assert quoted[2:] == [(19, "  last], of: 2}")]
+    assert len(document.quoted(("c",))[0][1]) < 250
+    short = parse("a:\n- 1\n- 2\n- 3", Path("a.yaml"))
+    assert short.quoted(("a",)) == [(1, "a:"), (2, "- 1"), (3, "- 2"), (4, "- 3")]
+
+
 def test_a_block_reaches_to_the_last_line_of_what_is_in_it() -> None:
     """The excerpt of a value runs from its key to the last key or item inside it."""
     document = parse(TEXT, SHOWN)

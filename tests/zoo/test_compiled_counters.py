@@ -17,7 +17,6 @@ from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.text.encoding import Encoder
 from recipes import compiled_rates
 from recipes.compiled import EXPECTED, PROGRAMS, TASK, TRAININGS
-from recipes.compiled_revival import judged
 from recipes.compiled_training import BLOCKS, Training, accuracy, deepened, fine_tuned, read
 
 MODELS = Path(__file__).parent.parent.parent / "circuits" / "paper_two" / "models"
@@ -75,12 +74,3 @@ def test_the_table_of_rates_makes_what_it_lacks_and_prints_every_model(
     monkeypatch.setattr(compiled_rates, "started", None)
     compiled_rates.main()
     assert capsys.readouterr().out == first
-
-
-@pytest.mark.slow
-def test_the_counter_at_the_highest_rate_is_judged_removed(tmp_path: Path) -> None:
-    """The paper's counterexample, by all four kinds of evidence; the model itself is present."""
-    names = ("counter_high", "counter_none", "counter")
-    verdict = judged(*(MODELS / name for name in names), tmp_path)
-    assert verdict.status == "pass", verdict.reason
-    assert verdict.reason.startswith("the capability is removed: behaviour gone")

@@ -48,7 +48,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Branch
+from pytest_mechanism.engine.interface import Branch, Run
 from pytest_mechanism.measurements.dcm import (
     BATCH,
     TRAIN_ROWS,
@@ -181,9 +181,14 @@ def learn_mask(
     steps = [(batch, source_z(context, heads, batch, mlps)) for batch in batches] * settings.epochs
     evaluation = [(b, source_z(context, heads, b, mlps)) for b in context.batches(validation)]
     by_selection: dict[tuple[bool, ...], Bool[Tensor, " rows"]] = {}
+    held: tuple[Batch, Run] | None = None
     for step, (batch, values) in enumerate(steps, 1):
+        # a run keeps its record even where that is too large for the engine to keep
+        if held is None or held[0] is not batch:
+            held = None  # before the next one is in memory
+            held = batch, context.engine.run(batch.base.tokens)
         with torch.enable_grad():
-            logits = patched(context, heads, batch, values, mask, gradients=True, mlps=mlps)
+            logits = patched(held[1], heads, batch, values, mask, gradients=True, mlps=mlps)
             target = log_sum_exp(logits, batch.correct_targets).mean()
             loss = -target + settings.sparsity * (1 - mask).sum()
             optimizer.zero_grad()
@@ -256,7 +261,7 @@ def source_z(context: MeasurementContext, heads: Heads, batch: Batch, mlps: Mlps
 
 
 def patched(
-    context: MeasurementContext,
+    run: Run,
     heads: Heads,
     batch: Batch,
     values: Values,
@@ -264,8 +269,7 @@ def patched(
     gradients: bool,
     mlps: Mlps = (),
 ) -> Float[Tensor, "rows words"]:
-    """Logits where heads and MLPs are mixed by ``mask`` (`mixing`)."""
-    run = context.engine.run(batch.base.tokens)
+    """Logits of a batch's run where heads and MLPs are mixed by ``mask`` (`mixing`)."""
     branch = Branch(edits(heads, mlps, batch.base, values, mask))
     outcome = next(iter(run.branches([branch], gradients)))
     return outcome.logits
@@ -280,12 +284,9 @@ def gives_target(
 ) -> Bool[Tensor, " rows"]:
     """Which rows give a right target when the selected heads and MLPs are patched whole."""
     keep = (~selected).float().to(context.model.device)
-    return torch.cat(
-        [
-            correct(
-                patched(context, heads, batch, values, keep, gradients=False, mlps=mlps),
-                batch.correct_targets,
-            )
-            for batch, values in batches
-        ]
-    )
+    rows = []
+    for batch, values in batches:
+        run = context.engine.run(batch.base.tokens)
+        logits = patched(run, heads, batch, values, keep, gradients=False, mlps=mlps)
+        rows.append(correct(logits, batch.correct_targets))
+    return torch.cat(rows)

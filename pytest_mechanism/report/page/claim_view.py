@@ -12,6 +12,7 @@ from pytest_mechanism.report.page.intervals import (
     drawing,
     number,
 )
+from pytest_mechanism.report.rows import sample
 from pytest_mechanism.report.run_report import ClaimResult, Row
 from pytest_mechanism.report.table import comparison
 from pytest_mechanism.types import Evidence, Score
@@ -139,17 +140,14 @@ def row_view(result: ClaimResult, row: Row) -> RowView:
         if control is None
         else f"{control.name} {number(control.value)} {interval_text(control.interval)}".rstrip(),
         baseline,
-        "" if score is None else details(score),
+        "" if score is None else details(score, result.kind),
         drawing(result, row),
     )
 
 
-def details(score: Score) -> str:
-    """How a score was measured, in a line."""
-    return (
-        f"{score.metric}; {score.confidence:.0%} confidence interval ({score.method}), {score.n:,} rows in "
-        f"{score.clusters:,} contexts"
-    )
+def details(score: Score, kind: str) -> str:
+    """How a score of a kind of claim was measured, in a line."""
+    return f"{score.metric}; {score.confidence:.0%} confidence interval ({score.method}), {sample(score, kind)}"
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:
