@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import fault_reports, sabotage
+from benchmarks import fault_reports, naming, sabotage
 from benchmarks.faults import entity_tracking, rules, same_function, stories, weights
 from benchmarks.faults.book import Book
 from benchmarks.faults.change import Change, Workshop
@@ -188,6 +188,14 @@ def test_the_page_has_the_figures_of_the_kept_results_on_stories(
 ) -> None:
     """Of the suite on a model that predicts text."""
     assert sabotage.main(["--folder", str(RESULTS), "--suite", "stories", "--report"]) == 0
+    assert capsys.readouterr().out in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
+
+
+def test_the_page_has_the_figures_of_the_heads_that_reports_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the kept results of ``benchmarks.naming``, word for word."""
+    assert naming.main(["--folder", str(RESULTS.parent / "named"), "--report"]) == 0
     assert capsys.readouterr().out in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
 
 
