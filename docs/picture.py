@@ -253,7 +253,7 @@ PICTURES: Mapping[str, Picture] = {
         "circuits/entity_tracking.yaml", module="docs.edges_picture"
     ),
     "methods/circuits": Shown(
-        "circuits.yaml", "methods/circuits.md", arguments=f"{PAIR} --rows 84", part="few_heads"
+        "circuits.yaml", "methods/circuits.md", arguments=f"{PAIR} --rows 70", part="few_heads"
     ),
     "methods/cmap": Table("cmap.yaml", "methods/cmap.md", pairs=("zoo:base,zoo:ft",)),
     "methods/compare": Table(

@@ -37,17 +37,13 @@ claims:
   solves: {kind: accuracy, on: base, at_least: 0.9}
 """
 
-PLANTED = {
-    "value_fetcher": [(3, 1)],
-    "label_transmitter": [(2, 6)],
-    "object_reader": [(0, 1)],
-}
-
 LOOKED_UP = {
     "lookup": [(planted_lookup.LOOKUP, "mlp", "last")],
     "fetcher": [planted_lookup.FETCHER],
 }
 
+KILLED_AFTER = 4
+"""Measurements."""
 
 KILLED = """
 import os, signal, sys
@@ -106,47 +102,33 @@ def stored(folder: Path) -> set[str]:
     return {path.name for path in (folder / "store").glob("*.measurement")}
 
 
-@pytest.mark.parametrize(
-    ("spec", "members", "killed_after"),
-    [
-        pytest.param(SPEC, PLANTED, 3, id="heads"),
-        pytest.param(LOOKUP_SPEC, LOOKED_UP, 4, id="heads and MLPs"),
-    ],
-)
 @pytest.mark.slow
 def test_a_killed_search_goes_on_where_it_was_and_writes_the_same_spec(
-    tmp_path: Path,
-    discover: Discover,
-    spec: str,
-    members: dict[str, list[object]],
-    killed_after: int,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, discover: Discover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL, the same command again: nothing is measured twice, the members are exactly the planted ones,
+    """SIGKILL, the same command again: nothing is measured twice, the heads and MLPs are exactly the planted ones,
     and the spec is that of a search without interruption."""
     monkeypatch.setattr(discovery, "Effort", FEW)
-    model = "zoo:planted_label"
-    if spec is LOOKUP_SPEC:
-        planted_lookup.make("lookup", tmp_path)
-        model = str(tmp_path / "lookup")
-    code, err = discover(model, spec, killed_after=killed_after)
+    planted_lookup.make("lookup", tmp_path)
+    model = str(tmp_path / "lookup")
+    code, err = discover(model, LOOKUP_SPEC, killed_after=KILLED_AFTER)
     assert code == -signal.SIGKILL, err
     before = stored(tmp_path)
-    assert len(before) == killed_after
+    assert len(before) == KILLED_AFTER
     assert not (tmp_path / "store.yaml").exists()
 
-    code, err = discover(model, spec)
+    code, err = discover(model, LOOKUP_SPEC)
 
     assert code == 0, err
     made, taken = map(int, re.findall(r"(\d+) measurements made, (\d+) taken", err)[0])
-    assert taken == killed_after
+    assert taken == KILLED_AFTER
     assert made == len(stored(tmp_path) - before) > 0
     groups = load(tmp_path / "store.yaml").groups
     assert {
         name: parts_of(group) for name, group in groups.items() if isinstance(group, Group)
-    } == members
+    } == LOOKED_UP
 
-    code, err = discover(model, spec, store="whole")
+    code, err = discover(model, LOOKUP_SPEC, store="whole")
     assert code == 0, err
     assert {path.name for path in (tmp_path / "whole").glob("*.measurement")} == stored(tmp_path)
     assert (tmp_path / "whole.yaml").read_text() == (tmp_path / "store.yaml").read_text()

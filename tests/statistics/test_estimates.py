@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from pytest_mechanism.statistics.estimates import (
     UndefinedScoreError,
     by_cluster,
     difference,
+    fraction,
     mean,
     normalised,
     of_means,
@@ -312,10 +315,36 @@ def test_the_bootstrap_is_the_same_for_the_same_seed() -> None:
     rows = contexts(np.random.default_rng(6), 0.6, 0.3)
     np.random.seed(1)  # noqa: NPY002
     first = mean(rows, CLUSTERED)
+    estimates.remembered.clear()
     after = np.random.random()  # noqa: NPY002
     np.random.seed(1)  # noqa: NPY002
     assert (first, np.random.random()) == (mean(rows, CLUSTERED), after)  # noqa: NPY002
     assert first.interval != mean(rows, Sampling(CLUSTERS, 0.95, 1)).interval
+
+
+def test_an_estimate_that_is_asked_for_again_is_not_resampled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same score of the same rows; other rows, clusters, seeds and confidences have estimates of their own."""
+    calls, right = [], stats.bootstrap
+
+    def bootstrap(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(stats, "bootstrap", bootstrap)
+    rows = [0.25, 0.5, 0.125, 0.75]
+    how = Sampling(list("aabc"), 0.95, 7)
+    for _ in range(2):
+        asked = [
+            mean(rows, how),
+            mean(rows[::-1], how),
+            mean(rows, replace(how, clusters=list("abcc"))),
+            mean(rows, replace(how, seed=8)),
+            mean(rows, replace(how, confidence=0.9)),
+            fraction(rows, [0.0] * 4, [1.0, 2.0, 1.0, 1.0], how, counted=False),
+        ]
+    assert len(calls) == len(asked)
 
 
 def test_more_confidence_is_a_wider_interval() -> None:
