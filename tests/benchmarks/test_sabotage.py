@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import fault_reports, sabotage
+from benchmarks import fault_reports, naming, sabotage
 from benchmarks.faults import (
     entity_tracking,
     rules,
@@ -205,6 +205,14 @@ def test_the_page_has_the_figures_of_the_kept_results_of_further_suites(
 ) -> None:
     """Word for word."""
     assert sabotage.main(["--folder", str(RESULTS), "--suite", suite, "--report"]) == 0
+    assert capsys.readouterr().out in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
+
+
+def test_the_page_has_the_figures_of_the_heads_that_reports_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the kept results of ``benchmarks.naming``, word for word."""
+    assert naming.main(["--folder", str(RESULTS.parent / "named"), "--report"]) == 0
     assert capsys.readouterr().out in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
 
 

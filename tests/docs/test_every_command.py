@@ -73,6 +73,8 @@ ALIKE = {
         ("tests/benchmarks/test_sabotage.py", "--quick, without --report"),
     "python -m benchmarks.sabotage --folder benchmarks/faults/results --report --plot rate.svg":
         ("tests/benchmarks/test_sabotage.py", "no picture"),
+    "python -m benchmarks.naming --folder benchmarks/faults/named --report":
+        ("tests/benchmarks/test_sabotage.py", "as it stands"),
     "python -m benchmarks.sabotage --folder benchmarks/faults/results --suite stories --report":
         ("tests/benchmarks/test_sabotage.py", "as it stands"),
 }  # fmt: skip
