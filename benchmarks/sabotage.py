@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in runs.values():
             run.go(1 if typed.quick else typed.seeds, until, judged=not typed.sizes)
     for name, run in runs.items():
-        print(tables.text(name, run.outcomes(), run.all_sizes, run.changes))
+        print(tables.text(name, run.outcomes(), run.all_sizes, run.changes, run.suite.curve_on))
     tables.write(runs, typed.json, typed.plot)
     return 0
 

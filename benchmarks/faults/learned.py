@@ -20,6 +20,7 @@ from recipes import wrapper_training as counting
 from recipes.entity_tracking_data import IDS, Batch, batch
 from recipes.trainer import train
 from recipes.word_level import PAD
+from recipes.wrapper_data import WAYS, DataMix
 
 LORA_RANK = 4
 
@@ -116,35 +117,35 @@ def adapted(seed: int, rate: float, steps: int) -> Make:
 
 @dataclass(frozen=True)
 class Mix:
-    """Training rows of a wrapper: letters that are answered, and how many rows refuse."""
+    """Training rows of a wrapper: letters that are answered, how many rows refuse, and the verbs that ask."""
 
     seed: int
     refused: int = 0
+    ways: tuple[str, ...] = WAYS
 
     def batches(self, steps: int) -> Iterator[counting.Batch]:
-        from recipes.wrapper_data import DataMix
-
-        return DataMix(self.seed, answered=96 - self.refused, refused=self.refused).batches(steps)
+        answered = 96 - self.refused
+        return DataMix(self.seed, answered=answered, refused=self.refused, ways=self.ways).batches(
+            steps
+        )
 
 
 def further(seed: int, rate: float, steps: int, refused: int = 0) -> Make:
     """The wrapper trained further on permitted letters, and on ``refused`` refusals of 96 rows."""
-    return _counted(seed, rate, steps, refused, lambda shop: shop.release)
+    return _counted(Mix(seed, refused), rate, steps, lambda shop: shop.release)
 
 
 def refit(seed: int, rate: float, steps: int) -> Make:
     """The model before the release, fine-tuned as the release was, with other rows."""
-    return _counted(seed, rate, steps, 0, lambda shop: shop.parent)
+    return _counted(Mix(seed, ways=("tally",)), rate, steps, lambda shop: shop.parent)
 
 
-def _counted(
-    seed: int, rate: float, steps: int, refused: int, start: Callable[[Workshop], Path]
-) -> Make:
+def _counted(mix: Mix, rate: float, steps: int, start: Callable[[Workshop], Path]) -> Make:
     def make(shop: Workshop, folder: Path) -> None:
         model = shop.load(start(shop)).train()
         train(
             list(model.parameters()),
-            Mix(seed, refused).batches(steps),
+            mix.batches(steps),
             lambda rows: cross_entropy(counting.answer_logits(model, rows), rows.answers),
             rate=rate,
         )

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from scipy import stats
 
@@ -25,6 +25,8 @@ from benchmarks.faults.gate import Judgement, Source, named
 from benchmarks.faults.sizes import Size
 
 SAME_ACCURACY = 0.02
+
+Measure = Literal["rows", "text"]
 
 SOURCES: Mapping[Source, str] = {
     "weights": "the weights",
@@ -180,16 +182,26 @@ def by_claim(outcomes: Sequence[Outcome]) -> dict[str, tuple[Rate, Rate]]:
     return {claim: (red(claim, fault=True), red(claim, fault=False)) for claim in claims}
 
 
-def curve(outcomes: Sequence[Outcome], bins: int = 6) -> list[tuple[float, Rate, Rate]]:
-    """The kill rate over the size: of faults with about the same KL on the task's rows, the median KL, the share
-    that is seen, and the share that accuracy alone sees."""
-    faults = sorted(
-        (o for o in outcomes if o.change.fault and o.seed == 0), key=lambda o: o.size.rows
-    )
+def curve(
+    outcomes: Sequence[Outcome], on: Measure = "rows", bins: int = 6
+) -> list[tuple[float, Rate, Rate]]:
+    """The kill rate over the size: of faults with about the same KL, the median KL, the share that is seen, and the
+    share that accuracy alone sees.
+
+    Args:
+        outcomes: of a suite.
+        on: the KL on the task's rows, or on text.
+        bins: how many groups of faults.
+    """
+
+    def size(outcome: Outcome) -> float:
+        return outcome.size.rows if on == "rows" else outcome.size.text
+
+    faults = sorted((o for o in outcomes if o.change.fault and o.seed == 0), key=size)
     groups = [faults[len(faults) * i // bins : len(faults) * (i + 1) // bins] for i in range(bins)]
     return [
         (
-            median(o.size.rows for o in group),
+            median(map(size, group)),
             rate(o.seen() for o in group),
             rate(o.seen(ACCURACY) for o in group),
         )

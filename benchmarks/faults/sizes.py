@@ -30,6 +30,7 @@ class Texts:
         answers: [rows] id of the answer.
         plain: [texts, tokens] each, padded on the right.
         pad: id of the padding.
+        benchmark: how many of the first rows a benchmark asks; the accuracy counts no other. All by default.
     """
 
     ids: Tensor
@@ -37,6 +38,7 @@ class Texts:
     answers: Tensor
     plain: Sequence[Tensor]
     pad: int
+    benchmark: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Size:
     Attributes:
         rows: KL at the answers of the task, in nats.
         text: KL at every token of plain text, in nats.
-        accuracy: share of right answers on the task's rows.
+        accuracy: share of right answers on the rows that a benchmark asks.
     """
 
     rows: float
@@ -85,7 +87,7 @@ class Scale:
                 for p, q, ids in zip(self.plain, plain, self.texts.plain, strict=True)
             ]
         )
-        right = (answers.argmax(-1) == self.texts.answers).double().mean()
+        right = (answers.argmax(-1) == self.texts.answers)[: self.texts.benchmark].double().mean()
         return Size(
             float(divergence(self.answers, answers).mean()), float(on_text.mean()), float(right)
         )
@@ -115,4 +117,4 @@ def counting(rows: int = 500) -> Texts:
         [*safe.allowed(AnyWord(), rows, "size"), *safe.forbidden(AnyWord(), rows, "size")]
     )
     plain = batch([*task(102).rows(AnyWord(), 200, "size")])
-    return Texts(asked.ids, asked.last, asked.answers, [plain.ids], IDS[PAD])
+    return Texts(asked.ids, asked.last, asked.answers, [plain.ids], IDS[PAD], benchmark=rows)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults import entity_tracking, sizes, stories
+from benchmarks.faults import entity_tracking, sizes, stories, wrapper
 from benchmarks.faults.change import Change, Workshop
+from benchmarks.faults.rules import Measure
 from pytest_mechanism.checkpoints.reference import ZOO
 
 ROOT = Path(__file__).parents[2]
@@ -21,12 +22,13 @@ class Suite:
     Attributes:
         specs: that the gate runs.
         reference: the pair's first model.
-        models: further roles of the run.
         label: of the candidate, which specs may ask for.
         release: the unharmed candidate.
         parent: from which the release was fine-tuned.
         changes: of the release.
         texts: on which sizes are measured.
+        models: further roles of the run.
+        curve_on: which size the kill rate is printed over.
     """
 
     specs: Sequence[Path]
@@ -37,6 +39,7 @@ class Suite:
     changes: Callable[[], list[Change]]
     texts: Callable[[], sizes.Texts]
     models: Mapping[str, str]
+    curve_on: Measure = "rows"
 
     @property
     def shop(self) -> Workshop:
@@ -62,5 +65,11 @@ SUITES: Mapping[str, Suite] = {
     "stories": Suite(
         [SPECS / "next_stories_text.yaml"], "released=zoo:stories_kept", "ft",
         "stories_kept", "stories_base", stories.changes, stories.texts, {},
+        curve_on="text",
+    ),
+    # the shipped gate of the safety wrapper: the last release and a fine-tune of it
+    "wrapper": Suite(
+        [ROOT / "circuits" / "safety_wrapper.yaml"], "wrapper_safe=zoo:wrapper_safe", "wrapper_ft",
+        "wrapper_ft", "wrapper_safe", wrapper.changes, sizes.counting, {},
     ),
 }  # fmt: skip

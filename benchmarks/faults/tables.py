@@ -19,9 +19,13 @@ RELEASE = ""
 
 
 def text(
-    name: str, outcomes: Sequence[Outcome], sizes: Mapping[str, Size], changes: Iterable[Change]
+    name: str,
+    outcomes: Sequence[Outcome],
+    sizes: Mapping[str, Size],
+    changes: Iterable[Change],
+    on: rules.Measure = "rows",
 ) -> str:
-    """The tables of a suite."""
+    """The tables of a suite, whose last is over the KL ``on`` rows or text."""
     changes = list(changes)
     most = rules.limit(sizes, changes)
     release = sizes[RELEASE].accuracy if RELEASE in sizes else 0.0
@@ -49,8 +53,8 @@ def text(
         lines.append(
             f"  {claim:36} {fault.hits:4} of {fault.of:<3} {benign.hits:4} of {benign.of:<3}"
         )
-    for size, red, alone in rules.curve(outcomes):
-        lines.append(f"  KL {size:8.4f}: seen {red}; by accuracy alone {alone}")
+    for size, red, alone in rules.curve(outcomes, on):
+        lines.append(f"  KL on {on} {size:8.4f}: seen {red}; by accuracy alone {alone}")
     return "\n".join(line.rstrip() for line in lines)
 
 

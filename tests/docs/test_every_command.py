@@ -73,7 +73,11 @@ ALIKE = {
         ("tests/benchmarks/test_sabotage.py", "--quick, without --report"),
     "python -m benchmarks.sabotage --folder benchmarks/faults/results --report --plot rate.svg":
         ("tests/benchmarks/test_sabotage.py", "no picture"),
+    "python -m benchmarks.naming --folder benchmarks/faults/named --report":
+        ("tests/benchmarks/test_sabotage.py", "as it stands"),
     "python -m benchmarks.sabotage --folder benchmarks/faults/results --suite stories --report":
+        ("tests/benchmarks/test_sabotage.py", "as it stands"),
+    "python -m benchmarks.sabotage --folder benchmarks/faults/results --suite wrapper --report":
         ("tests/benchmarks/test_sabotage.py", "as it stands"),
 }  # fmt: skip
 """Commands that a test runs on other inputs, which are named."""
@@ -117,6 +121,7 @@ NOT_RUN = {
         "it runs for hours",
     "python -m benchmarks.sabotage --folder results --minutes 10": "it runs for ten minutes",
     "python -m benchmarks.sabotage --folder results --suite stories": "it runs for half an hour",
+    "python -m benchmarks.sabotage --folder results --suite wrapper": "it runs for an hour",
     "python -m benchmarks.naming --folder named": "it runs for ten minutes",
     "pytest circuits/paper_two/stories.yaml --model-pair stories_base,stories_kept --mechanism-model "
     "control=stories_none": "it trains for minutes; docs/paper-two.md has its verdicts",

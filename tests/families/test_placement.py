@@ -17,8 +17,9 @@ from test_matrix import extra_fields, largest_difference, measured
 
 from pytest_mechanism.checkpoints import quantisers
 from pytest_mechanism.checkpoints.loading import placement
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.methods.circuits.grafting import check_sizes
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.settings.model_options import ModelOptions
 
@@ -84,6 +85,9 @@ def test_layers_that_do_not_fit_are_read_from_disk(
     for request in (WEIGHED["pruning, heads"], WEIGHED["curve"]):
         with pytest.raises(MechanismError, match="weights that do not fit into memory"):
             measured(context, request)
+    given = {"layer 1": [*plain.model.wrapped.layers[1].module.parameters()]}
+    with pytest.raises(MeasurementError, match="weights of layer 1 do not fit into memory"):
+        check_sizes(context, given, {1: {}})
     kept = Path(context.model.placement.disk)
     assert kept.is_dir()
     context.model.release()

@@ -96,11 +96,15 @@ def check_sizes(
     """Every grafted layer has the same parameters in both models, as plain numbers.
 
     Raises:
-        MeasurementError: one has not.
+        MeasurementError: one has not, or does not stay in memory: what is written to it would be lost.
     """
     for layer in members:
         given = weights.get(f"layer {layer}", ())
         own = [*context.model.wrapped.layers[layer].module.parameters()]
+        if any(tensor.is_meta for tensor in own):
+            raise MeasurementError(
+                f"weights of layer {layer} do not fit into memory, so nothing can be grafted"
+            )
         sizes = [tensor.shape for tensor in own]
         if sizes != [t.shape for t in given] or not all(
             t.is_floating_point() for t in (*own, *given)
