@@ -167,7 +167,8 @@ def test_masks_learn_the_same_by_both(context_of: ContextFactory, name: str) -> 
         mask = torch.full((len(LEARNED) + len(mlps),), 0.5, requires_grad=True)
         values = dcm.source_z(context, LEARNED, batch, mlps)
         with torch.enable_grad():
-            logits = dcm.patched(context, LEARNED, batch, values, mask, gradients=True, mlps=mlps)
+            run = context.engine.run(batch.base.tokens)
+            logits = dcm.patched(run, LEARNED, batch, values, mask, gradients=True, mlps=mlps)
             logits.gather(1, batch.targets[:, None]).mean().backward()
         result.append(mask.grad.detach())
     assert float(result[1].abs().min()) > 0

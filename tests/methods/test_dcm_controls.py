@@ -81,7 +81,8 @@ def test_heads_and_mlps_are_mixed_as_plain_hooks_mix_them(base_context: Measurem
     batch = base_context.batch(rows)
     source = batch.require_source()
     values = source_z(base_context, HEADS, batch, MLPS)
-    logits = patched(base_context, HEADS, batch, values, torch.tensor(SHARES), False, MLPS)
+    run = base_context.engine.run(batch.base.tokens)
+    logits = patched(run, HEADS, batch, values, torch.tensor(SHARES), False, MLPS)
     places, others = (side.at("query_label")[:, 0] for side in (batch.base, source))
     expected = mixed_by_hooks(batch.base.tokens, source.tokens, places, others)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
@@ -96,7 +97,8 @@ def test_an_mlps_share_has_the_gradient_of_a_difference(base_context: Measuremen
     values = source_z(base_context, HEADS, batch, MLPS)
 
     def mean_logit(mask: torch.Tensor, gradients: bool = False) -> torch.Tensor:
-        logits = patched(base_context, HEADS, batch, values, mask, gradients, MLPS)
+        run = base_context.engine.run(batch.base.tokens)
+        logits = patched(run, HEADS, batch, values, mask, gradients, MLPS)
         return logits.gather(1, batch.targets[:, None]).mean()
 
     mask = torch.full((5,), 0.5, requires_grad=True)

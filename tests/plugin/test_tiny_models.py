@@ -113,10 +113,11 @@ def test_random_weights_pass_nothing_that_says_something(tiny):
 
 
 def test_first_run_measures_everything(tiny):
-    """The first run loads both checkpoints and finds nothing in the store."""
+    """The first run loads both checkpoints and finds nothing in the store. Its red claims may load them once more, for
+    parts of base in ft."""
     assert tiny.first.counts["from_store"] == 0
     assert tiny.first.counts["done"] >= 3
-    assert tiny.first.counts["loaded"] in (2, 3)
+    assert tiny.first.counts["loaded"] in range(2, 6)
     assert tiny.first.modules["main"] == ["torch", "transformers", "transformer_lens"]
 
 
