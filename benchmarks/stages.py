@@ -155,11 +155,12 @@ def dcm_step(setting: Setting, every: int, steps: int = 8) -> Measure:
     def variants(state: Any, which: Sequence[int]) -> Tensor:
         bench, values = state
         gradients: list[Any] = []
+        run = bench.engine.run(setting.batch.base.tokens)
         for i in which:
             mask = starts[i].clone().requires_grad_(True)
             optimizer = torch.optim.Adam([mask], lr=settings.learning_rate)
             with torch.enable_grad():
-                logits = dcm.patched(bench, heads, setting.batch, values, mask, gradients=True)
+                logits = dcm.patched(run, heads, setting.batch, values, mask, gradients=True)
                 target = logits.gather(1, setting.batch.targets[:, None]).mean()
                 loss = -target + settings.sparsity * (1 - mask).sum()
                 loss.backward()

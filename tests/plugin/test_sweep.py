@@ -209,6 +209,8 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(sweep, project):
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(project.third_party)},
+        # a job in the background of a shell ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     while not (project.path / "hanging").exists():
         assert process.poll() is None, process.communicate()
