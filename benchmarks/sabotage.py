@@ -28,8 +28,8 @@ from benchmarks.faults.book import Book
 from benchmarks.faults.change import Change
 from benchmarks.faults.suites import SUITES, Suite
 
-QUICK = ("two labels read alike, 1 (0)", "heads of layer 2 permuted")
-"""The changes of ``--quick``."""
+QUICK = ("two labels read alike, 1 (0)", "Hugo said at 0.3", "heads of layer 2 permuted")
+"""The changes of ``--quick``: of each suite a fault and a benign change."""
 
 
 RESULTS = Path(__file__).parent / "faults" / "results"

@@ -235,8 +235,9 @@ def test_each_spec_of_the_benchmark_has_one_seed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_quick_mode_sees_the_fault_and_lets_the_benign_change_pass(tmp_path: Path) -> None:
-    """Two labels that are read alike, and permuted heads; a second run measures nothing."""
-    command = [sys.executable, "-m", "benchmarks.sabotage", "--folder", str(tmp_path), "--quick"]
+    """A word that is said weakly, and permuted heads; a second run measures nothing."""
+    suite = ["--suite", "stories", "--quick"]
+    command = [sys.executable, "-m", "benchmarks.sabotage", "--folder", str(tmp_path), *suite]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.run(
@@ -244,7 +245,7 @@ def test_quick_mode_sees_the_fault_and_lets_the_benign_change_pass(tmp_path: Pat
         ).stdout
         for more in (["--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.svg")], [])
     ]
-    assert "words confused                  1 of 1      0 of 1" in runs[0]
+    assert "words muted                     1 of 1      0 of 1" in runs[0]
     assert "heads permuted                  0 of 1      0 of 1" in runs[0]
     assert "fault  seed" not in runs[1]
     assert all((tmp_path / name).stat().st_size > 0 for name in ("r.json", "r.svg"))

@@ -70,7 +70,7 @@ ALIKE = {
     "pytest circuits --model-pair released=./base,candidate=./lora --mechanism-ray":
         ("tests/gate/test_ray.py", "another pair"),
     "python -m benchmarks.sabotage --folder results --report --json results.json --plot rate.svg":
-        ("tests/benchmarks/test_sabotage.py", "--quick, without --report"),
+        ("tests/benchmarks/test_sabotage.py", "--quick of another suite, without --report"),
     "python -m benchmarks.sabotage --folder benchmarks/faults/results --report --plot rate.svg":
         ("tests/benchmarks/test_sabotage.py", "no picture"),
     "python -m benchmarks.naming --folder benchmarks/faults/named --report":
