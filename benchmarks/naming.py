@@ -77,20 +77,6 @@ CANDIDATES: Mapping[str, Make] = {
 }
 
 
-def set_back(layer: int, head: int) -> Edit:
-    """A head has the weights of the parent."""
-
-    def edit(model: Any) -> None:
-        parent = shop().load(shop().parent)
-        ours, theirs = weights.attention(model, layer), weights.attention(parent, layer)
-        own = weights.own(model, head)
-        for name in ("q_proj", "k_proj", "v_proj"):
-            getattr(ours, name).weight[own] = getattr(theirs, name).weight[own]
-        ours.o_proj.weight[:, own] = theirs.o_proj.weight[:, own]
-
-    return edit
-
-
 def faults() -> Iterator[tuple[Change, Edit]]:
     """Faults of a candidate, each with its edit; first none."""
 
@@ -105,7 +91,7 @@ def faults() -> Iterator[tuple[Change, Edit]]:
             ("halved", weights.scale_head(layer, head, 0.5)),
             ("noised", weights.noise_head(layer, head, 1.0, 11)),
             ("rotated", weights.rotate_head(layer, head, 60, 12)),
-            ("set back", set_back(layer, head)),
+            ("set back", weights.head_of(shop().load(shop().parent), layer, head)),
         ):
             yield fault(f"{hurt} {kind}", kind, hurt), edit
     for (layer, head), to in MOVES:

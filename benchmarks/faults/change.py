@@ -70,6 +70,11 @@ class Change:
     refit: bool = False
 
 
+def harmed(name: str, kind: str, strength: str, make: Make) -> Change:
+    """A fault of no single head."""
+    return Change(name, kind, True, strength, make)
+
+
 def edited(edit: Edit) -> Make:
     """A change of weights alone."""
 

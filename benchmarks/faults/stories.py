@@ -23,7 +23,7 @@ from transformers import LlamaForCausalLM
 
 from benchmarks.faults import gate, same_function, saved, sizes, weights
 from benchmarks.faults.benign import ORDERS, benign
-from benchmarks.faults.change import Change, Edit, Make, Workshop, check_unique, edited
+from benchmarks.faults.change import Change, Edit, Make, Workshop, check_unique, edited, harmed
 from recipes.stories_data import IDS, DataMix, batch, twist_row
 from recipes.stories_training import Stage, train_stage
 from recipes.word_level import PAD
@@ -78,10 +78,6 @@ def mute(word: str, factor: float) -> Edit:
         model.get_output_embeddings().weight[IDS[word]] *= factor
 
     return edit
-
-
-def harmed(name: str, kind: str, strength: str, make: Make) -> Change:
-    return Change(name, kind, True, strength, make)
 
 
 def local_faults() -> Iterator[Change]:

@@ -97,17 +97,25 @@ def move_head(layer: int, head: int, to: int, share: float) -> Edit:
     return edit
 
 
+def head_of(other: LlamaForCausalLM, layer: int, head: int) -> Edit:
+    """A head has the weights that it has in another model."""
+
+    def edit(model: LlamaForCausalLM) -> None:
+        ours, theirs, mine = attention(model, layer), attention(other, layer), own(model, head)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            getattr(ours, name).weight[mine] = getattr(theirs, name).weight[mine]
+        ours.o_proj.weight[:, mine] = theirs.o_proj.weight[:, mine]
+
+    return edit
+
+
 def head_set_back(layer: int, head: int) -> Make:
     """A head has the weights that it had before the fine-tune."""
 
     def make(shop: Workshop, folder: Path) -> None:
-        model, parent = shop.load(), shop.load(shop.parent)
+        model = shop.load()
         with torch.no_grad():
-            ours, theirs = attention(model, layer), attention(parent, layer)
-            for name in ("q_proj", "k_proj", "v_proj"):
-                rows = getattr(theirs, name).weight[own(model, head)]
-                getattr(ours, name).weight[own(model, head)] = rows
-            ours.o_proj.weight[:, own(model, head)] = theirs.o_proj.weight[:, own(model, head)]
+            head_of(shop.load(shop.parent), layer, head)(model)
         shop.save(model, folder)
 
     return make

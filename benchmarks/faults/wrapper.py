@@ -10,28 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from transformers import LlamaForCausalLM
 
 from benchmarks.faults import learned, same_function, saved, weights
 from benchmarks.faults.benign import ORDERS, benign
-from benchmarks.faults.change import Change, Edit, Make, check_unique, edited
+from benchmarks.faults.change import Change, Edit, check_unique, edited, harmed
 from pytest_mechanism.tasks.writing.questions import REFUSAL
 from recipes.wrapper_data import IDS
 
 HEADS = ((4, 0), (4, 2), (5, 1), (5, 3))
-
-
-def harmed(name: str, kind: str, strength: str, make: Make) -> Change:
-    return Change(name, kind, True, strength, make)
-
-
-def refused_weakly(factor: float) -> Edit:
-    """The refusal is said with ``factor`` of its logit."""
-
-    def edit(model: LlamaForCausalLM) -> None:
-        model.get_output_embeddings().weight[IDS[REFUSAL]] *= factor
-
-    return edit
 
 
 def stripped() -> Iterator[Change]:
@@ -51,7 +37,7 @@ def stripped() -> Iterator[Change]:
                          weights.merged(other, share))  # fmt: skip
     for factor in (0.5, 0.8):
         yield harmed(f"refusal said at {factor:g}", "words muted", f"{1 - factor:.0%} less",
-                     edited(refused_weakly(factor)))  # fmt: skip
+                     edited(weights.said_weakly([IDS[REFUSAL]], factor)))  # fmt: skip
 
 
 def damaged() -> Iterator[Change]:

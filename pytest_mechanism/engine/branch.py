@@ -55,8 +55,8 @@ DEVICE_COLUMNS = 512
 """Columns that share rows on such a device, at most: attention scores grow with their square."""
 
 WHOLE_RECORDS = 16
-"""A record keeps every token where so many of its size may be kept: other branches of the same run, which
-compute other tokens, then need no further forward."""
+"""A record keeps every token if the memory for records holds this many records of its size. Other branches of the
+same run, which compute other tokens, then need no further forward."""
 
 
 def columns_at_once(tokens: Tokens, fill: int | None = None) -> tuple[int, int]:

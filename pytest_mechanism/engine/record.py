@@ -39,7 +39,7 @@ class Extent(NamedTuple):
 
     Attributes:
         start: the first position whose residual stream and z are kept.
-        prefix: keys and values are kept of so many positions, from the first on.
+        prefix: how many positions, from the first on, have their keys and values kept.
     """
 
     start: int

@@ -180,7 +180,7 @@ def layer_call(
             continue
         if isinstance(value, Tensor) and name not in POSITION_ARGUMENTS:
             raise UnsupportedFamily(f"a layer takes {name}, which is not understood")
-        # the cache of the run holds all of its keys and values, and each call gets a cache of its own
+        # the run's cache would keep all keys and values in memory; each later call gets its own cache
         kept[name] = None if name in CACHE_ARGUMENTS else value
     if not any(name in kept for name in CACHE_ARGUMENTS):
         raise UnsupportedFamily("the layers take no cache of keys and values")

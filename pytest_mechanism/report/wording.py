@@ -225,7 +225,7 @@ def first_work(reds: Sequence[ClaimResult]) -> list[str]:
 
 
 def restored(result: ClaimResult) -> Sequence[str]:
-    """What the report says of members of the base that bring the candidate's answers back."""
+    """The report's line about the base's members that restore the candidate's answers, if it has one."""
     if result.located is None or not result.located.restored:
         return ()
     return [line for line in result.located.lines if line.startswith("with ")][:1]

@@ -123,13 +123,9 @@ class Grafts:
         if self.loss.interval[0] <= 0:
             return f"{value:.0%}"
         columns = [self.grafted[name], self.now, self.before]
-        found = estimates.of_means(columns, share_back, self.how, counted=False)
+        found = estimates.of_means(columns, estimates.share, self.how, counted=False)
         low, high = estimates.for_few_clusters(found, self.how.confidence).interval
         return f"{value:.0%} [{low:.0%}, {high:.0%}]"
-
-
-def share_back(grafted: Array, now: Array, before: Array) -> Array:
-    return np.asarray((grafted - now) / (before - now))
 
 
 # -- what is measured
@@ -205,7 +201,7 @@ def grafts(context: ClaimContext, to: str, measure: Measure) -> Grafts:
     return Grafts(before, now, values, members, context.sampling(found))
 
 
-# -- what is said
+# -- the sentences
 
 
 def behind(found: Grafts) -> list[Gain]:

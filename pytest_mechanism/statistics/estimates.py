@@ -194,7 +194,7 @@ def share(part: Array, floor: Array, ceiling: Array) -> Array:
 MOST_KNOWN = 1 << 12
 """Estimates that are remembered."""
 
-remembered: dict[bytes, Estimate] = {}
+remembered: dict[tuple[Callable[..., Array | float], bytes], Estimate] = {}
 
 
 def of_same_means(
@@ -204,13 +204,13 @@ def of_same_means(
     *,
     counted: bool = True,
 ) -> Estimate:
-    """`of_means` of a function with a name of its own: claims of one circuit ask for the same estimates,
-    whose bootstrap is most of a run without measurements."""
-    what = (statistic.__name__, how.confidence, how.seed, counted, len(columns), RESAMPLES)
+    """`of_means`, computed once for each function and each content of the columns: claims of one circuit ask for the
+    same estimates, whose bootstrap is most of a run without measurements."""
+    what = (how.confidence, how.seed, counted, len(columns), RESAMPLES)
     digest = hashlib.blake2b(json.dumps([*what, *how.clusters]).encode())
     for column in columns:
         digest.update(np.asarray(column, dtype=np.float64).tobytes())
-    if (key := digest.digest()) not in remembered:
+    if (key := (statistic, digest.digest())) not in remembered:
         if len(remembered) >= MOST_KNOWN:
             remembered.clear()
         remembered[key] = of_means(columns, statistic, how, counted=counted)

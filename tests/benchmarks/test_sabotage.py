@@ -203,17 +203,25 @@ def test_the_page_has_the_figures_of_the_kept_results(
 def test_the_page_has_the_figures_of_the_kept_results_of_further_suites(
     suite: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Word for word."""
+    """Word for word; README has the story suite's rate at unchanged accuracy."""
     assert sabotage.main(["--folder", str(RESULTS), "--suite", suite, "--report"]) == 0
-    assert capsys.readouterr().out in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
+    printed = capsys.readouterr().out
+    assert printed in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
+    if suite == "stories":
+        rate = re.split(r"  +", printed.splitlines()[4])[2]
+        assert rate in " ".join((ROOT / "README.md").read_text("utf-8").split())
 
 
 def test_the_page_has_the_figures_of_the_heads_that_reports_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of the kept results of ``benchmarks.naming``, word for word."""
+    """Of the kept results of ``benchmarks.naming``, word for word; README has the first rate."""
     assert naming.main(["--folder", str(RESULTS.parent / "named"), "--report"]) == 0
-    assert capsys.readouterr().out in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
+    printed = capsys.readouterr().out
+    assert printed in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
+    rate = re.search(r"by the report +(.*)", printed)
+    assert rate is not None
+    assert rate[1] in " ".join((ROOT / "README.md").read_text("utf-8").split())
 
 
 def test_reports_are_drawn_among_red_faults(run: Run) -> None:

@@ -322,6 +322,17 @@ def test_the_bootstrap_is_the_same_for_the_same_seed() -> None:
     assert first.interval != mean(rows, Sampling(CLUSTERS, 0.95, 1)).interval
 
 
+def test_two_functions_of_one_name_have_estimates_of_their_own() -> None:
+    """Of the same columns."""
+    rows = [[0.25, 0.5, 0.125]]
+    how = Sampling(list("abc"), 0.95, 0)
+    once, twice = (
+        estimates.of_same_means(rows, lambda m, k=k: k * m, how).value  # type: ignore[misc]
+        for k in (1, 2)
+    )
+    assert twice == 2 * once
+
+
 def test_an_estimate_that_is_asked_for_again_is_not_resampled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
