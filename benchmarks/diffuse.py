@@ -9,10 +9,11 @@ on top. DIR keeps the results: the same command continues a run that was stopped
 Fixed before the first run, after a look at both candidates of `benchmarks.naming` with its faults on 84 rows (a
 script that grafts by copying weights):
 
-- *Bound.* Of eight re-fits whose seeds nothing else has, the largest upper end of a head's, an MLP's or an outer
+- *Bound.* Of five re-fits whose seeds nothing else has, the largest upper end of a head's, an MLP's or an outer
   parameter's share, each; a further re-fit stays below with 95 % (`benchmarks.faults.stories.bound`). The same for
   layers and their attention.
-- *Faults.* Those of `benchmarks.naming`, on its two candidates; in random order.
+- *Faults.* Those of `benchmarks.naming`, on its two candidates. They and the benign changes are looked at
+  in random order.
 - *False alarms.* The two candidates without a fault, and the re-fits, gentle fine-tunes and LoRAs of the suite
   `release`.
 - *Size.* KL(candidate || harmed) at the answers of 504 rows, divided by that of the median re-fit (`naming.SAME`).
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,37 +47,34 @@ from pytest_mechanism.spec.load import load
 
 SPEC = """mechanism: 1
 circuit: diffuse
-task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 210, seed: 3}
+task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 140, seed: 3}
 claims:
   spread: {kind: diffuse_change, at_most: 0.6}
 """
 
-REFITS = 5
+FRESH_REFITS = 5
 KINDS = ("re-fit", "gentle fine-tune", "benign LoRA")
 """Of the benign changes of the suite `release` that are judged."""
 
 
 def fresh() -> Iterator[tuple[str, Make]]:
     """The re-fits that give the bounds."""
-    for seed in FRESH:
+    for seed in FRESH[:FRESH_REFITS]:
         yield f"fresh re-fit {seed}", learned.tuned(seed, 1e-4, 100, start="parent")
 
 
 def benign() -> list[tuple[str, Make]]:
-    """What nobody harmed; re-fits first."""
-    changes = [c for c in entity_tracking.changes() if not c.fault and c.kind in KINDS]
-    return [(c.name, c.make) for c in sorted(changes, key=lambda c: KINDS.index(c.kind))]
+    """What nobody harmed."""
+    return [(c.name, c.make) for c in entity_tracking.changes() if not c.fault and c.kind in KINDS]
 
 
 def harmed() -> list[tuple[str, str, str | None, Edit]]:
-    """Name, candidate, hurt head and edit of each harmed candidate; the two that nobody harmed first."""
-    found = [
+    """Name, candidate, hurt head and edit of each harmed candidate, and of the two that nobody harmed."""
+    return [
         (f"{candidate}: {change.name}", candidate, change.hurt, edit)
         for candidate in naming.CANDIDATES
         for change, edit in naming.faults()
     ]
-    random.Random("diffuse").shuffle(found)
-    return sorted(found, key=lambda each: each[2] is not None)
 
 
 def looked_at(candidate: Path, folder: Path) -> dict[str, Any]:
@@ -116,27 +115,28 @@ def go(folder: Path, until: float) -> None:
             make(naming.shop(), Path(temporary))
             add(name, {"group": group, **fields, **looked_at(Path(temporary), folder)})
 
-    for name, make in fresh():
-        judge("fresh", name, make)
-    others = [*benign()]
-    for name, make in others[:REFITS]:
-        judge("benign", name, make)
-    for name, candidate, hurt, edit in harmed():
+    def harm(name: str, candidate: str, hurt: str | None, edit: Edit) -> None:
         if name in book or time.time() > until:
-            continue
+            return
         unharmed = naming.candidate(candidate, folder)
         model = naming.shop().load(unharmed)
         with torch.no_grad():
             edit(model)
         group, size = "harmed" if hurt else "benign", naming.kl(unharmed, model)
-        judge(group, name, lambda shop, to, m=model: shop.save(m, to), hurt=hurt, size=size)
-    for name, make in others[REFITS:]:
-        judge("benign", name, make)
+        judge(group, name, lambda shop, to: shop.save(model, to), hurt=hurt, size=size)
+
+    for name, make in fresh():
+        judge("fresh", name, make)
+    work = [partial(judge, "benign", *each) for each in benign()]
+    work += [partial(harm, *each) for each in harmed()]
+    random.Random("diffuse").shuffle(work)  # a run that ends early has looked at a random sample
+    for do in work:
+        do()
 
 
-def largest(entry: Mapping[str, Any], *, layers: bool, end: int = 2) -> float:
+def largest(entry: Mapping[str, Any], *, layers: bool) -> float:
     """The largest upper end of a share, of heads, MLPs and outer parameters, or of layers and attention."""
-    return max(each[end] for name, each in entry["shares"].items() if whole(name) is layers)
+    return max(float(e[2]) for name, e in entry["shares"].items() if whole(name) is layers)
 
 
 SIZES = ((0.0, 0.1), (0.1, 0.5), (0.5, 1.0), (1.0, 2.0), (2.0, 1e9))
@@ -183,7 +183,7 @@ def text(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def first(entry: Mapping[str, Any]) -> str:
     """The head, MLP or outer parameter with the largest share."""
-    alone = [name for name in entry["shares"] if not whole(name)]
+    alone = [str(name) for name in entry["shares"] if not whole(name)]
     return max(alone, key=lambda name: float(entry["shares"][name][0]))
 
 
