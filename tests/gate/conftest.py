@@ -21,6 +21,7 @@ import sys
 
 def pytest_unconfigure(config):
     print("torch imported:", "torch" in sys.modules or "transformers" in sys.modules)
+    print("statistics imported:", "scipy.stats" in sys.modules)
     print("data sets imported:", "datasets" in sys.modules or "pandas" in sys.modules)
 """
 
