@@ -225,7 +225,7 @@ def a_token(found: Observations, how: Sampling, column: str, minus: str = "") ->
     if minus:
         sums = sums - np.asarray(found.values[minus], float)
     counts = found.values["predictions"]
-    estimate = estimates.of_means([sums, counts], lambda s, n: s / n, how, counted=False)
+    estimate = estimates.of_means([sums, counts], estimates.ratio, how, counted=False)
     return estimates.for_few_clusters(estimate, how.confidence)
 
 

@@ -15,6 +15,11 @@ from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
 
+PAGES = sorted(
+    p
+    for d in (".", "docs", "circuits", "benchmarks")
+    for p in (ROOT / d).glob("*.md" if d == "." else "**/*.md")
+)
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.yaml"))
 
 
@@ -43,6 +48,14 @@ def test_every_claim_kind_has_a_row() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(claim_kinds())
     assert sorted(re.findall(r"`(\w+)`", table)) == sorted(claim_kinds())
     assert f"There are {len(claim_kinds())} [kinds of claims]" in readme
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_table_has_a_heading(page: Path) -> None:
+    """Rows after an empty line begin no table of their own: Markdown shows them as text with bars."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert [t for t in tables if not re.match(r".*\n\|[-:| ]+\|\n", t)] == []
 
 
 def test_linting_the_examples_imports_no_large_library() -> None:

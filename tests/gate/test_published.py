@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from constant_model import TWO, split_numbers
 from evaluators import open_evaluator
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -135,6 +136,56 @@ def test_a_file_that_is_no_result_file_is_one_line(tmp_path: Path) -> None:
     for name, says in (("x.json", "is no result file"), ("y.json", "cannot be read")):
         with pytest.raises(SystemExit, match=says):
             published.main(["ioi_gpt2_small", "--result", str(tmp_path / name)])
+
+
+LAYERS = {15: 0, 19: 1, 22: 2, 24: 3, 31: 3}
+"""Layers of Llama-7B -> layers of the embedded pair."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [("entity_tracking_llama_7b", ("llama", "goat")), ("ioi_gpt2_small", ("gpt2", "other"))],
+    ids=NAMES,
+)
+def test_the_command_finds_a_score_for_every_figure(
+    name: str,
+    labels: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From two checkpoints to the table. The published claims, about the groups of the embedded pair, which solves its
+    task: no figure is left without a score, whatever names the scores have."""
+    figures = json.loads((PUBLISHED / "figures.json").read_text())[name]
+    figures = [
+        f for f in figures if f["score"] is not None
+    ]  # None: the first, which every claim has
+    own, theirs = (
+        yaml.safe_load(path.read_text())
+        for path in (ROOT / "circuits" / "entity_tracking.yaml", PUBLISHED / f"{name}.yaml")
+    )
+    for figure in figures:
+        for layer, ours in LAYERS.items():
+            figure["score"] = figure["score"].replace(f"layer {layer} on", f"layer {ours} on")
+    claims = {figure["claim"]: theirs["claims"][figure["claim"]] for figure in figures}
+    for claim in claims.values():
+        if "from_layer" in claim:
+            claim["from_layer"] = LAYERS[claim["from_layer"]]
+    spec = {key: own[key] for key in ("mechanism", "circuit", "task", "groups", "found_on")}
+    spec["task"]["rows"] = 105
+    spec |= {"ablation": {"value": "positional_mean", "prompts": 200}, "claims": claims}
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    (tmp_path / "figures.json").write_text(json.dumps({name: figures}))
+    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    pair = f"{labels[0]}=zoo:base,{labels[1]}=zoo:ft"
+    published.main([name, "--model-pair", pair, "--mechanism-store", str(tmp_path / "store")])
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if line.startswith(labels)]
+    assert [line.split()[0] for line in lines] == [
+        label for figure in figures for label in figure["published"] if label in labels
+    ]
+    assert [line for line in lines if not re.search(r"  -?\d+\.\d\d  +\[", line)] == []
 
 
 # -- random models of the published shapes
