@@ -149,7 +149,7 @@ def faithfulness_scores(
         own = circuits.values[f"{variant}_{column}"]
         if metric == "normalised":
             return estimates.normalised(own, floor, ceiling, how)
-        return estimates.of_means([own, ceiling], lambda c, m: c / m, how)
+        return estimates.of_means([own, ceiling], estimates.ratio, how)
 
     def control(metric: str) -> Control | None:
         own, first = ceiling[:rows], how.first(rows)
@@ -157,7 +157,7 @@ def faithfulness_scores(
             if metric == "normalised":
                 effect = estimates.normalised(draws, floor[:rows], own, first)
             else:
-                effect = estimates.of_means([draws, own], lambda c, m: c / m, first)
+                effect = estimates.of_means([draws, own], estimates.ratio, first)
         except estimates.UndefinedScoreError:
             return None
         return Control(RANDOM_CIRCUITS, effect.value, effect.interval)

@@ -32,7 +32,7 @@ from pytest_mechanism.measurements.profile import EffectProfile
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.nodes import MLP, Node, in_order, spelled
 from pytest_mechanism.statistics import estimates
-from pytest_mechanism.statistics.estimates import Array, Estimate, Sampling
+from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.statistics.multiple import holm
 from pytest_mechanism.types import Head, MemberChange, Observations
 
@@ -153,7 +153,7 @@ class StageProfile:
             self.before.values[of or name],
             self.before.values["total"],
         ]
-        change = estimates.of_means(columns, difference_of_shares, how, counted=False)
+        change = estimates.of_means(columns, estimates.change_of_ratio, how, counted=False)
         return estimates.for_few_clusters(change, how.confidence)
 
     def share(self, name: str, how: Sampling) -> Estimate:
@@ -163,7 +163,7 @@ class StageProfile:
             UndefinedScoreError: the source prompts change nothing.
         """
         columns = [self.now.values[name], self.now.values["total"]]
-        share = estimates.of_means(columns, share_of, how, counted=False)
+        share = estimates.of_means(columns, estimates.ratio, how, counted=False)
         return estimates.for_few_clusters(share, how.confidence)
 
     def shares(self, name: str) -> tuple[float, float]:
@@ -182,14 +182,6 @@ class StageProfile:
             for name, nodes in self.senders.items()
             if len(nodes) == 1 and nodes[0] in self.stage.own
         }
-
-
-def share_of(now: Array, total: Array) -> Array:
-    return np.asarray(now / total)
-
-
-def difference_of_shares(now: Array, total: Array, before: Array, total_before: Array) -> Array:
-    return np.asarray(now / total - before / total_before)
 
 
 def measured(
@@ -279,7 +271,7 @@ def beyond(change: Estimate, margin: float) -> float:
     excess = abs(change.value) - margin
     if change.standard_error <= 0:
         return 0.0 if excess > 0 else 1.0
-    return float(scipy.stats.t.sf(excess / change.standard_error, max(1, change.clusters - 1)))
+    return float(scipy.special.stdtr(max(1, change.clusters - 1), -excess / change.standard_error))
 
 
 def permuted(

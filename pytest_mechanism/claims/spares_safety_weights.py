@@ -193,5 +193,5 @@ def ratio(context: ClaimContext, result: WeightChangeResult, size: str, entries:
     inside, count, total = values[f"{size}_{entries}"], values["safety"], values["entries"]
     elsewhere = (values[size] - inside) / np.maximum(total - count, 1)
     return estimates.of_means(
-        [inside, count * elsewhere], lambda i, e: i / e, context.sampling(result), counted=False
+        [inside, count * elsewhere], estimates.ratio, context.sampling(result), counted=False
     )

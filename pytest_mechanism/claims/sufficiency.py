@@ -151,7 +151,7 @@ def excused(draws: int, confidence: float) -> int:
     reject even where every random circuit does worse."""
     alpha = 1 - confidence + 1e-9
     most = math.floor(alpha * (1 + draws)) - 1
-    while most >= 0 and scipy.stats.binom.cdf(most, draws, 1 - BEATEN) > alpha:
+    while most >= 0 and scipy.special.bdtr(most, draws, 1 - BEATEN) > alpha:
         most -= 1
     return most
 

@@ -17,7 +17,6 @@ from pytest_mechanism.claims.profiles import (
     gradients,
     members,
     screened,
-    share_of,
     strongest,
 )
 from pytest_mechanism.discovery.discover import named_group
@@ -128,6 +127,6 @@ def shares_of(
     for name, nodes in senders.items():
         if len(nodes) == 1:
             columns = [result.values[name], result.values["total"]]
-            share = estimates.of_means(columns, share_of, how, counted=False)
+            share = estimates.of_means(columns, estimates.ratio, how, counted=False)
             shares[nodes[0]] = estimates.for_few_clusters(share, how.confidence)
     return shares

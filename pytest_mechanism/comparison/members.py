@@ -32,7 +32,6 @@ from pytest_mechanism.claims.profiles import (
     known_measurements,
     measured,
     member_change,
-    share_of,
     there,
 )
 from pytest_mechanism.measurements.exchange import MemberExchange, WholeDonation
@@ -308,6 +307,6 @@ def exchange_of(
     """The change of a recipient's answer by one member of the other model."""
     how = context.sampling(result)
     columns = [result.values[name], result.values["total"]]
-    share = estimates.of_means(columns, lambda a, b: -share_of(a, b), how, counted=False)
+    share = estimates.of_means(columns, lambda a, b: -a / b, how, counted=False)
     share = estimates.for_few_clusters(share, how.confidence)
     return Exchange(into, share.value + 0.0, share.interval, beyond(share, margin))

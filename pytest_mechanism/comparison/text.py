@@ -35,7 +35,7 @@ def estimated(passages: Sequence[Any], text: Text, confidence: float) -> Result:
     cuts = np.array([passage.cuts for passage in passages])
 
     def a_token(sums: Any) -> Estimate:
-        estimate = estimates.of_means([sums, counts], lambda s, n: s / n, how, counted=False)
+        estimate = estimates.of_means([sums, counts], estimates.ratio, how, counted=False)
         return estimates.for_few_clusters(estimate, confidence)
 
     names = ["embeddings", *(f"layer {i}" for i in range(cuts.shape[1] - 2))]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.activations import edited_run, gather
 from pytest_mechanism.engine.finite import NonFiniteRows, not_finite
-from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Tokens
+from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Site, Tokens
 from pytest_mechanism.engine.layout import MOST_COLUMNS, Layout
 from pytest_mechanism.engine.memory import (
     READING_BYTES,
@@ -275,16 +275,32 @@ class BranchRun:
 
     def read_only(self) -> Outcome:
         """The outcome of a forward that stops at the last reading; made once for all runs that read the
-        same named positions, while there is room."""
+        same named positions, while there is room. Of a small batch, every z is read and kept: other
+        measurements read other heads and positions of the same prompts."""
+        if self.edits:
+            return self.read_now(self.readings)
+        engine, run = self.engine, self.engine.key(self.tokens, ())
+        every_z = self.whole and all(r.site.part == "z" and r.at is not None for r in self.readings)
+        wanted, key = self.readings, readings_key(run, self.readings)
+        if every_z:
+            wanted, key = tuple(Reading(Site(n, "z")) for n in range(len(engine.model.layers))), run
+        if (outcome := engine.readings.recall(key)) is None:
+            outcome = self.read_now(wanted)
+            if not engine.readings.keep(key, outcome) and not every_z:
+                return outcome
+        if not every_z:
+            return copied(outcome)
+        z = outcome.readings
+        read = tuple(gather(z[r.site.layer], r.at, r.heads) for r in self.readings)
+        return Outcome(outcome.logits.clone(), read)
+
+    def read_now(self, readings: Sequence[Reading]) -> Outcome:
+        """The outcome of a forward that stops at the last reading."""
         engine = self.engine
-        key = None if self.edits else readings_key(engine.key(self.tokens, ()), self.readings)
-        if (kept := engine.readings.recall(key)) is not None:
-            return copied(kept)
         engine.count(self.tokens.ids.shape[0])
-        outcome = engine.with_all_room(
-            partial(read_only_forward, engine.model, self.tokens, self.edits, self.readings)
+        return engine.with_all_room(
+            partial(read_only_forward, engine.model, self.tokens, self.edits, readings)
         )
-        return copied(outcome) if engine.readings.keep(key, outcome) else outcome
 
     def read(self, kept: Record, reading: Reading) -> Float[Tensor, "rows _ _ width"]:
         """A reading from a record."""

@@ -4,6 +4,7 @@ are specs."""
 from __future__ import annotations
 
 import fnmatch
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,13 +55,14 @@ class SpecSearch:
 
     def missed(self, folder: pytest.Directory, collectors: Sequence[Any]) -> Iterator[SpecFile]:
         """Collectors of the files in a folder that pytest does not reach, and nobody excluded."""
-        from pytest_mechanism.plugin.collectors import SpecFile
         from pytest_mechanism.spec.find import unreachable_specs
 
         path, session = folder.path, folder.session
         if not any(session.isinitpath(above) for above in (path, *path.parents)):
             return  # above the folders that the user named
-        holds_specs = any(isinstance(collector, SpecFile) for collector in collectors)
+        # imported only if a spec was collected
+        module: Any = sys.modules.get("pytest_mechanism.plugin.collectors")
+        holds_specs = module and any(isinstance(each, module.SpecFile) for each in collectors)
         if holds_specs or path.parent in self.spec_folders:
             self.spec_folders.add(path)
 

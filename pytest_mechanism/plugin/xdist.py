@@ -14,8 +14,6 @@ from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.plugin.outcomes import Outcomes
 from pytest_mechanism.plugin.overruling import message
 from pytest_mechanism.plugin.stash import ATTRIBUTE, ItemReport, attached
-from pytest_mechanism.report.failure import read_back
-from pytest_mechanism.report.from_json import result_from
 from pytest_mechanism.report.run_report import ClaimResult
 from pytest_mechanism.session import Session
 from pytest_mechanism.types import Verdict
@@ -118,6 +116,10 @@ class Controller:
     def pytest_report_from_serializable(self) -> Generator[None, object, object]:
         report: Any = yield
         if isinstance(data := getattr(report, ATTRIBUTE, None), dict):
+            # only where a claim ran: these modules read specs
+            from pytest_mechanism.report.failure import read_back
+            from pytest_mechanism.report.from_json import result_from
+
             result = result_from(data["result"])
             setattr(report, ATTRIBUTE, ItemReport(result, data["counts"], data["no_device"]))
             if result.red and isinstance(text := getattr(report, "longrepr", None), str):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.registry import resolve
 from pytest_mechanism.settings import table
 from pytest_mechanism.settings.pytest_options import read, read_path
 
@@ -53,18 +53,14 @@ def check_outputs(outputs: Outputs) -> None:
     Raises:
         MechanismError: one cannot.
     """
-    from pytest_mechanism.report.history.folder import check_folder
-    from pytest_mechanism.report.page.files import check_path
-    from pytest_mechanism.report.tracking import check_tracker
-
-    checks: tuple[tuple[table.Setting[Any], Callable[[Any], None], Any], ...] = (
-        (table.REPORT, check_path, outputs.report_path),
-        (table.HISTORY, check_folder, outputs.history_folder),
-        (table.LOG, check_tracker, outputs.tracker),
+    checks: tuple[tuple[table.Setting[Any], str, Any], ...] = (
+        (table.REPORT, "page.files:check_path", outputs.report_path),
+        (table.HISTORY, "history.folder:check_folder", outputs.history_folder),
+        (table.LOG, "tracking:check_tracker", outputs.tracker),
     )
     for setting, check, value in checks:
         if value is not None:
             try:
-                check(value)
+                resolve(f"pytest_mechanism.report.{check}")(value)
             except MechanismError as problem:
                 raise setting.error(problem) from None

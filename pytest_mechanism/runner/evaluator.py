@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,11 +46,19 @@ from pytest_mechanism.runner.resident import task_of
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.undiscovered import missing_groups, verdict_without_heads
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.statistics import kept, verdicts
 from pytest_mechanism.statistics.estimates import UndefinedScoreError
 from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Evidence, Located, MemberChange, Result_co, Setting, Verdict
+from pytest_mechanism.types import (
+    Evidence,
+    Located,
+    MemberChange,
+    Result_co,
+    Setting,
+    Verdict,
+    canonical,
+)
 
 Sweep = tuple[list[MemberChange], list[str], float]
 """The change of every member, where heads are in another place, and how long the sweep took."""
@@ -273,7 +282,9 @@ class ClaimEvaluator:
                     return verdict_without_heads(found, missing, on)
                 context = replace(context, groups=found.groups)
             context = replace(context, search=partial(self._search, spec, context))
-            verdict = require_safeguards(claim.judge(context, self._measure), claim.kind)
+            with kept.keeping(self._estimates(spec, claim, role)):
+                judged = claim.judge(context, self._measure)
+            verdict = require_safeguards(judged, claim.kind)
             return verdicts.of_reference(verdict) if role == REFERENCE else verdict
         except NoDevice:
             raise
@@ -283,6 +294,14 @@ class ClaimEvaluator:
         except MechanismError as problem:
             self.trace = problem.trace
             return Verdict("error", str(problem), "")
+
+    def _estimates(self, spec: Spec, claim: Claim, role: str) -> Path | None:
+        """The file of the estimates of a claim on these checkpoints; None without a store."""
+        if (store := self.runner.store) is None:
+            return None
+        models = [mark.model for _, mark in sorted(self.runner.fingerprints.items())]
+        about = [spec.circuit, name_of(spec, claim), role, task_settings(spec.task), *models]
+        return store.estimates(hashlib.sha256(canonical(about).encode()).hexdigest())
 
     def _measure(self, measurement: Measurement[Result_co]) -> Result_co:
         """A result, and a note that the claim asked for it (`evidence`)."""
@@ -457,10 +476,14 @@ class ClaimEvaluator:
         return self.runner.left_out.get(task_settings(spec.task)) or None
 
 
+def name_of(spec: Spec, claim: Claim) -> str:
+    """The name of a claim; empty where the spec has none like it."""
+    return next((name for name, other in spec.claims.items() if other is claim), "")
+
+
 def place(spec: Spec, claim: Claim) -> str:
     """``file:line`` of a claim."""
-    names = [name for name, other in spec.claims.items() if other is claim]
-    line = spec.line(names[0]) if names else 1
+    line = spec.line(name) if (name := name_of(spec, claim)) else 1
     return f"{spec.document.path}:{line}"
 
 

@@ -94,7 +94,8 @@ class Store:
         that process holds its lock."""
         unfinished = self.folder / "unfinished"
         old = time.time() - ABANDONED * 86_400
-        for path in (*self.folder.glob("*.tmp"), *unfinished.glob("*/*.tmp")):
+        below = ("*.tmp", "estimates/*.tmp", "unfinished/*/*.tmp")
+        for path in (path for names in below for path in self.folder.glob(names)):
             own = path.parent.name if path.parent != self.folder else path.name.partition(".")[0]
             with self._free(own) as free, suppress(OSError):
                 if free and (KEY.fullmatch(own) or path.lstat().st_mtime < time.time() - STALE):
@@ -123,6 +124,10 @@ class Store:
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.measurement"
+
+    def estimates(self, name: str) -> Path:
+        """File of the estimates of a claim (`statistics.kept`), whose name is like a key."""
+        return self.folder / "estimates" / f"{name}.json"
 
     def scratch(self, key: str) -> Path:
         """Folder from which a long measurement resumes (`MeasurementContext.scratch`)."""

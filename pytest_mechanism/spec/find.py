@@ -14,15 +14,16 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pytest_mechanism.errors import SpecError, visible
 from pytest_mechanism.files import BadFile, check_file, open_file
-from pytest_mechanism.spec.load import load
-from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import ANY_SIZE, MAX_BYTES
+
+if TYPE_CHECKING:
+    from pytest_mechanism.spec.spec import Spec
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -184,6 +185,9 @@ def read_spec(path: Path, shown: Path | None = None, root: Path | None = None) -
             f"{path.stem}.json; rename one",
             f"{shown}:1",
         )
+    # the models of a spec, which other files do not need
+    from pytest_mechanism.spec.load import load
+
     return load(path, shown)
 
 

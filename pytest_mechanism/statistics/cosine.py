@@ -75,5 +75,5 @@ def by_chance(width: int, confidence: float) -> tuple[float, float]:
 
     The squared cosine has a beta distribution with 1/2 and (width - 1) / 2.
     """
-    bound = math.sqrt(float(scipy.stats.beta.ppf(confidence, 0.5, (width - 1) / 2)))
+    bound = math.sqrt(float(scipy.special.betaincinv(0.5, (width - 1) / 2, confidence)))
     return -bound, bound

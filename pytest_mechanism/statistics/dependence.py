@@ -181,10 +181,10 @@ def bca(value: float, jackknife: Array, resampled: Array, confidence: float) -> 
     spread = float((influence**2).sum())
     acceleration = float((influence**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
     edge = 1 / (len(resampled) + 1)
-    bias = scipy.stats.norm.ppf(np.clip(np.mean(resampled < value), edge, 1 - edge))
+    bias = scipy.special.ndtri(np.clip(np.mean(resampled < value), edge, 1 - edge))
     tail = (1 - confidence) / 2
-    z = bias + scipy.stats.norm.ppf([tail, 1 - tail])
-    low, high = np.quantile(resampled, scipy.stats.norm.cdf(bias + z / (1 - acceleration * z)))
+    z = bias + scipy.special.ndtri([tail, 1 - tail])
+    low, high = np.quantile(resampled, scipy.special.ndtr(bias + z / (1 - acceleration * z)))
     return float(low), float(high)
 
 

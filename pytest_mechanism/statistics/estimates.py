@@ -2,7 +2,9 @@
 
 Proportions have Wilson's interval (exact if all rows agree); the number of rows is reduced by the
 design effect if rows of one context are correlated. Means, differences and ratios of means have a
-bootstrap over clusters (BCa). Both are SciPy's.
+bootstrap over clusters (BCa), which is SciPy's.
+
+Importing ``scipy.stats`` takes a second, so only what resamples does it.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
+
+from pytest_mechanism.statistics import kept
+from pytest_mechanism.statistics.power import NORMAL
 
 Array = NDArray[np.float64]
 
@@ -94,13 +99,11 @@ def proportion(values: Values, how: Sampling) -> Estimate:
         effect = max(1.0, variance / (p * (1 - p) / n))
     effective = max(1, math.floor(n / effect))
     # whole numbers of successes, rounded away from the estimate, so the interval gets no narrower
-    low, high = (
-        scipy.stats.binomtest(k, effective).proportion_ci(how.confidence, method="wilson")
-        for k in (math.floor(p * effective + 1e-9), math.ceil(p * effective - 1e-9))
-    )
+    low, _ = wilson(math.floor(p * effective + 1e-9), effective, how.confidence)
+    _, high = wilson(math.ceil(p * effective - 1e-9), effective, how.confidence)
     return Estimate(
         p,
-        (min(float(low.low), p), max(float(high.high), p)),
+        (min(low, p), max(high, p)),
         math.sqrt(p * (1 - p) / n * effect),
         n,
         groups,
@@ -108,10 +111,58 @@ def proportion(values: Values, how: Sampling) -> Estimate:
     )
 
 
+def wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
+    """Wilson's interval of a share: the shares p with |successes / n - p| <= z sqrt(p (1 - p) / n)."""
+    z = NORMAL.inv_cdf(0.5 + 0.5 * confidence)
+    p = successes / n
+    scale = 2 * (n + z**2)
+    middle = (2 * n * p + z**2) / scale
+    reach = z / scale * math.sqrt(4 * n * p * (1 - p) + z**2)
+    return middle - reach if successes else 0.0, middle + reach if successes < n else 1.0
+
+
 def exact_bounds(n: int, confidence: float) -> tuple[float, float]:
-    """Clopper-Pearson: the lower bound of n successes in n, the upper bound of no success in n."""
-    test = scipy.stats.binomtest(n, n).proportion_ci(confidence_level=confidence, method="exact")
-    return float(test.low), 1 - float(test.low)
+    """Clopper-Pearson: the lower bound of n successes in n, the upper bound of no success in n. The lower bound p
+    has p^n = (1 - confidence) / 2."""
+    low = ((1 - confidence) / 2) ** (1 / n)
+    return low, 1 - low
+
+
+def itself(mean: Array | float) -> Array | float:
+    """A mean."""
+    return mean
+
+
+def ratio(part: Array, whole: Array) -> Array:
+    """A ratio of means."""
+    return part / whole
+
+
+def change_of_ratio(part: Array, whole: Array, before: Array, whole_before: Array) -> Array:
+    """The difference of two ratios of means."""
+    return part / whole - before / whole_before
+
+
+def share(part: Array, floor: Array, ceiling: Array) -> Array:
+    """The part of the way from floor to ceiling."""
+    return (part - floor) / (ceiling - floor)
+
+
+NAMES: dict[Callable[..., Array | float], str] = {
+    itself: "mean",
+    ratio: "ratio",
+    change_of_ratio: "change of a ratio",
+    share: "share",
+}
+"""Functions whose estimates are remembered."""
+
+REVISION = 1
+"""Raise it when an estimate of the same rows can be another one than before."""
+
+MOST_KNOWN = 1 << 12
+"""Estimates that are remembered in this process."""
+
+remembered: dict[str, Estimate] = {}
 
 
 def of_means(
@@ -132,10 +183,37 @@ def of_means(
     A counted column in which all rows agree has no spread to resample, but its mean is not known
     exactly: the exact bounds of that column widen the interval.
 
+    The bootstrap is most of a run without measurements, and claims of one circuit ask for the same estimates. So the
+    estimate of a function with a name (`NAMES`) is computed once for each content of the columns, and kept for later
+    runs (`statistics.kept`).
+
     Raises:
         UndefinedScoreError: the statistic is not finite on the rows or on a resample.
     """
     data = [np.asarray(column, dtype=np.float64) for column in columns]
+    if (name := NAMES.get(statistic)) is None:
+        return bootstrapped(data, statistic, how, counted)
+    what = (name, REVISION, np.__version__, scipy.__version__, RESAMPLES)
+    about = [*what, how.confidence, how.seed, counted, len(data), *how.clusters]
+    content = hashlib.sha256(json.dumps(about).encode())
+    for column in data:
+        content.update(column.tobytes())
+    key = content.hexdigest()
+    if key not in remembered:
+        if len(remembered) >= MOST_KNOWN:
+            remembered.clear()
+        stored = kept.get(key)
+        remembered[key] = (
+            bootstrapped(data, statistic, how, counted) if stored is None else Estimate(*stored)
+        )
+    kept.put(key, astuple(remembered[key]))
+    return remembered[key]
+
+
+def bootstrapped(
+    data: Sequence[Array], statistic: Callable[..., Array | float], how: Sampling, counted: bool
+) -> Estimate:
+    """`of_means`, computed now."""
     n = int(data[0].size)
     sums, counts = by_cluster(data, how.clusters)
     means = [column.mean() for column in data]  # NumPy's numbers divide by zero without raising
@@ -181,49 +259,13 @@ def of_means(
     return Estimate(value, (min(edges), max(edges)), error, n, len(counts))
 
 
-def itself(mean: Array | float) -> Array | float:
-    """A mean."""
-    return mean
-
-
-def share(part: Array, floor: Array, ceiling: Array) -> Array:
-    """The part of the way from floor to ceiling."""
-    return (part - floor) / (ceiling - floor)
-
-
-MOST_KNOWN = 1 << 12
-"""Estimates that are remembered."""
-
-remembered: dict[tuple[Callable[..., Array | float], bytes], Estimate] = {}
-
-
-def of_same_means(
-    columns: Sequence[Values],
-    statistic: Callable[..., Array | float],
-    how: Sampling,
-    *,
-    counted: bool = True,
-) -> Estimate:
-    """`of_means`, computed once for each function and each content of the columns: claims of one circuit ask for the
-    same estimates, whose bootstrap is most of a run without measurements."""
-    what = (how.confidence, how.seed, counted, len(columns), RESAMPLES)
-    digest = hashlib.blake2b(json.dumps([*what, *how.clusters]).encode())
-    for column in columns:
-        digest.update(np.asarray(column, dtype=np.float64).tobytes())
-    if (key := (statistic, digest.digest())) not in remembered:
-        if len(remembered) >= MOST_KNOWN:
-            remembered.clear()
-        remembered[key] = of_means(columns, statistic, how, counted=counted)
-    return remembered[key]
-
-
 def for_few_clusters(estimate: Estimate, confidence: float) -> Estimate:
     """The estimate with an interval for a spread that few clusters estimate: wider by the ratio of Student's t
     to the normal distribution's z. An exact interval estimates no spread."""
     if estimate.method == "exact" or estimate.clusters < 2:
         return estimate
     tail = 0.5 + confidence / 2
-    wider = float(scipy.stats.t.ppf(tail, estimate.clusters - 1) / scipy.stats.norm.ppf(tail))
+    wider = float(scipy.special.stdtrit(estimate.clusters - 1, tail)) / NORMAL.inv_cdf(tail)
     value, (low, high) = estimate.value, estimate.interval
     return replace(
         estimate, interval=(value - wider * (value - low), value + wider * (high - value))
@@ -232,7 +274,7 @@ def for_few_clusters(estimate: Estimate, confidence: float) -> Estimate:
 
 def mean(values: Values, how: Sampling) -> Estimate:
     """The mean of numbers that count nothing, such as log-probabilities."""
-    return of_same_means([values], itself, how, counted=False)
+    return of_means([values], itself, how, counted=False)
 
 
 def difference(a: Values, b: Values, how: Sampling) -> Estimate:
@@ -241,7 +283,7 @@ def difference(a: Values, b: Values, how: Sampling) -> Estimate:
     If no row differs, the interval is the exact bound on the share of rows that might differ.
     """
     gap = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    estimate = of_same_means([gap], itself, how)
+    estimate = of_means([gap], itself, how)
     if gap.size and not gap.any():
         _, bound = exact_bounds(estimate.n, how.confidence)
         return Estimate(0.0, (-bound, bound), 0.0, estimate.n, estimate.clusters, "exact")
@@ -277,7 +319,7 @@ def fraction(
     the share of rows that might have differed widens the interval. ``counted`` as in `of_means`.
     """
     columns = [part, floor, ceiling]
-    estimate = of_same_means(columns, share, how, counted=counted)
+    estimate = of_means(columns, share, how, counted=counted)
     edges = [*estimate.interval]
     for end in (floor, ceiling):
         if np.array_equal(np.asarray(part), np.asarray(end)):

@@ -25,6 +25,7 @@ from pytest_mechanism.engine.interface import (
     Site,
     Tokens,
 )
+from pytest_mechanism.engine.memory import RECORD_BYTES
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.model_families.bridge import BridgeModel
 
@@ -353,10 +354,11 @@ def test_whoever_writes_into_a_reading_changes_no_later_one(gqa: LoadedModel) ->
         assert torch.equal(read(), expected)
 
 
-def test_the_same_readings_are_read_once(gqa: LoadedModel) -> None:
-    """A run without an answer that reads the same places again takes no forward; other places, an edit, or
-    whole prompts do."""
-    engine = BranchEngine(gqa.wrapped)
+@pytest.mark.parametrize(("memory", "forwards"), [(RECORD_BYTES, 1), (1, 2)])
+def test_the_same_readings_are_read_once(gqa: LoadedModel, memory: int, forwards: int) -> None:
+    """A run without an answer that reads the same places again takes no forward; an edit or whole prompts do, and so
+    do other places of a batch that is large for the memory."""
+    engine = BranchEngine(gqa.wrapped, memory=memory)
     same = [Reading(Site(layer, "z"), LAST) for layer in range(LAYERS)]
 
     def read(readings: list[Reading], edits: list[Edit] | None = None) -> Tensor:
@@ -367,19 +369,21 @@ def test_the_same_readings_are_read_once(gqa: LoadedModel) -> None:
         first, again = read(same), read(same)
         assert work.forwards == 1
         assert torch.equal(first, again)
-        read([Reading(Site(layer, "z"), LAST - 1) for layer in range(LAYERS)])
-        assert work.forwards == 2
+        other = read([Reading(Site(layer, "z"), LAST - 1, (1,)) for layer in range(LAYERS)])
+        assert work.forwards == forwards
         read(same, [PLACE])
         read(same, [PLACE])
-        assert work.forwards == 4
+        assert work.forwards == forwards + 2
+        whole = read([Reading(Site(0, "z"))])
         read([Reading(Site(0, "z"))])
-        read([Reading(Site(0, "z"))])
-        assert work.forwards == 6
+        assert work.forwards == forwards + 4
+    rows = torch.arange(len(LAST))[:, None]
+    assert torch.equal(other, whole[rows, LAST - 1][:, :, [1]])
 
 
 def test_readings_make_room_for_others(gqa: LoadedModel) -> None:
     """No more bytes of readings are kept than allowed; too large ones are not kept."""
-    engine = BranchEngine(gqa.wrapped)
+    engine = BranchEngine(gqa.wrapped, memory=1)
     places = [[Reading(Site(1, "z"), LAST - shift)] for shift in range(3)]
     size = engine.run(TOKENS, readings=places[0], answer=False).outcome.readings[0].nbytes
     for allowed, kept in ((2 * size, 2), (size - 1, 0)):

@@ -123,6 +123,20 @@ def test_ordinary_tests_see_nothing_of_us(project):
     assert not (project.path / "__scores__").exists()
 
 
+def test_a_run_without_specs_imports_no_claims(pytester):
+    """Every run of a project waits for what the plugin imports: without a spec neither claims nor pydantic's models."""
+    pytester.makeconftest(
+        "import sys\ndef pytest_unconfigure():\n    print('read:', sorted("
+        "{'pytest_mechanism.claims.base', 'pytest_mechanism.spec.spec', 'scipy'} & {*sys.modules}))"
+    )
+    pytester.makepyfile(test_other="def test_other(): pass")
+
+    result = pytester.runpytest_subprocess("-p", "no:hypothesispytest")
+
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["read: []"])
+
+
 @pytest.mark.parametrize("quiet", [(), ("-q",), ("--collect-only", "-q"), ("--no-header",)])
 def test_a_run_without_claims_does_not_read_the_checkpoints_at_its_end(project, monkeypatch, quiet):
     """The ini file names a pair that other tests do not need; only a header shows its fingerprints."""

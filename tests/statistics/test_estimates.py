@@ -86,6 +86,17 @@ def test_independent_rows_give_scipys_interval(
 
 
 @settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5000), st.floats(0.5, 0.999))
+def test_rows_that_agree_give_scipys_interval(rows: int, confidence: float) -> None:
+    """The exact interval of no success and of successes alone."""
+    none, all_of = (
+        stats.binomtest(k, rows).proportion_ci(confidence, method="exact") for k in (0, rows)
+    )
+    wanted = pytest.approx((all_of.low, none.high), abs=1e-10)
+    assert wanted == estimates.exact_bounds(rows, confidence)
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), min_size=1, max_size=60))
 def test_an_interval_holds_its_share_and_stays_a_share(rows: list[tuple[str, bool]]) -> None:
     """0 <= low <= value <= high <= 1, however rows and clusters fall, and not all one point."""
@@ -327,7 +338,7 @@ def test_two_functions_of_one_name_have_estimates_of_their_own() -> None:
     rows = [[0.25, 0.5, 0.125]]
     how = Sampling(list("abc"), 0.95, 0)
     once, twice = (
-        estimates.of_same_means(rows, lambda m, k=k: k * m, how).value  # type: ignore[misc]
+        of_means(rows, lambda m, k=k: k * m, how).value  # type: ignore[misc]
         for k in (1, 2)
     )
     assert twice == 2 * once

@@ -16,6 +16,7 @@ from typing import Literal
 
 from pytest_mechanism.report.run_report import ClaimResult, RunReport
 from pytest_mechanism.statistics.multiple import holm
+from pytest_mechanism.statistics.power import NORMAL
 from pytest_mechanism.types import Score
 
 ALPHA = 0.025
@@ -141,9 +142,7 @@ class Goodness:
 
 def goodness(score: Score, better: str | float) -> Goodness:
     """A score on the scale on which more is better; the distance from a perfect number is worse, the larger it is."""
-    from scipy import stats
-
-    z = float(stats.norm.ppf((1 + score.confidence) / 2))
+    z = NORMAL.inv_cdf((1 + score.confidence) / 2)
     below, above = ((score.value - score.interval[0]) / z, (score.interval[1] - score.value) / z)
     if better == "higher":
         return Goodness(score.value, below, above)
@@ -155,13 +154,11 @@ def goodness(score: Score, better: str | float) -> Goodness:
 
 def p_of_loss(old: Goodness, new: Goodness) -> float:
     """One-sided p value of the hypothesis that the later score is no worse."""
-    from scipy import stats
-
     loss = old.value - new.value
     error = math.hypot(old.below, new.above)
     if error == 0:
         return 0.0 if loss > ROUNDING else 1.0
-    return float(stats.norm.sf(loss / error))
+    return math.erfc(loss / error / math.sqrt(2)) / 2
 
 
 def shown(score: Score) -> str:
