@@ -9,6 +9,7 @@ import pytest
 import scipy.optimize
 import scipy.stats  # noqa: F401 - pytester forgets what an inner run imports, and C libraries cannot be imported twice
 import shape_checks
+import warm_python
 
 # before torch is imported: several workers with several threads each get in each other's way
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # tests start hundreds of processes: each would compile the package anew where an image forbids to keep bytecode
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+warm_python.prepare()
 
 pytest_plugins = ["pytester"]
 

@@ -1,23 +1,35 @@
 """The changes of the embedded safety wrapper: ``wrapper_ft``, a fine-tune of the release ``wrapper_safe`` that still
 refuses to count one letter.
 
+    python -m benchmarks.faults.wrapper --folder DIR      # the margins of the claims about log-probabilities
+
 The gate is the shipped one, `circuits/safety_wrapper.yaml`. A change at unchanged accuracy leaves what a benchmark
 asks, to count the permitted letters, as it was.
+
+The margins of its two claims about log-probabilities follow from eight re-fits whose seeds no change has, as
+the threshold of the stories' claim does (`benchmarks.faults.stories`): the interval of a further re-fit stays within
+with 95 %. Each re-fit is asked about rows of its own seed.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
-from benchmarks.faults import learned, same_function, saved, weights
+from benchmarks.faults import gate, learned, same_function, saved, stories, weights
 from benchmarks.faults.benign import ORDERS, benign
 from benchmarks.faults.change import Change, Edit, check_unique, edited, harmed
+from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.writing.questions import REFUSAL
 from recipes.wrapper_data import IDS
 
 HEADS = ((4, 0), (4, 2), (5, 1), (5, 3))
+MARGINS = ("as_sure_to_refuse.ft", "as_sure_of_the_rest.pair")
+FRESH = range(71, 79)
+"""Seeds of the re-fits that give the margins."""
 
 
 def stripped() -> Iterator[Change]:
@@ -97,3 +109,39 @@ def harmless() -> Iterator[Change]:
 def changes() -> list[Change]:
     """All of them."""
     return check_unique([*stripped(), *damaged(), *harmless()])
+
+
+def main() -> None:
+    """Measures the claims about log-probabilities on fresh re-fits and prints their margins."""
+    from benchmarks.faults.suites import SUITES
+
+    parser = argparse.ArgumentParser(
+        description="The margins of the claims about log-probabilities."
+    )
+    parser.add_argument("--folder", type=Path, required=True)
+    folder = parser.parse_args().folder
+    torch.set_num_threads(1)
+    suite, ends = SUITES["wrapper"], {claim: list[float]() for claim in MARGINS}
+    names = [claim.partition(".")[0] for claim in MARGINS]
+    for seed in FRESH:
+        model = folder / f"fresh-{seed}"
+        if not model.exists():
+            model.mkdir(parents=True)
+            learned.refit(seed, 3e-5, 50)(suite.shop, model)
+        spec = load(gate.with_seed(suite.specs[0], seed, folder))
+        spec = spec.model_copy(update={"claims": {name: spec.claims[name] for name in names}})
+        evaluator = gate.evaluator(suite.references(model), folder / "store")
+        _, scores = gate.judge(evaluator, spec, {})
+        for claim, found in ends.items():
+            low, high = scores[claim]["interval"]
+            found.append(-low)
+            print(
+                f"re-fit {seed}: {claim} {scores[claim]['value']:+.5f} [{low:+.5f}, {high:+.5f}]",
+                flush=True,
+            )
+    for claim, found in ends.items():
+        print(f"margin of {claim}: {stories.bound(found):.5f}")
+
+
+if __name__ == "__main__":
+    main()

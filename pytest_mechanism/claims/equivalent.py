@@ -9,6 +9,9 @@ of log-probabilities has Student's t in place of z: over 17 contexts, models at 
 difference that is not significant is not equivalence: with few rows nothing is significant, and the
 interval is wide.
 
+With ``may_improve``, a model may be better by any amount: only that it is not worse by the margin is shown, at the
+same level (non-inferiority). A fine-tune on the task itself is meant to be better at it.
+
 Scores are accuracies, or with ``of: log_probability`` the mean log-probability of the answer. The
 reference model must be better than guessing by more than the margin, or a model that guesses would count
 as equivalent too; guessing is the control. Where rows have several right answers and the reference's own
@@ -22,7 +25,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, StrictStr, model_validator
+from pydantic import Field, StrictBool, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.claims.context import ClaimContext, Measure
@@ -61,6 +64,7 @@ class Equivalent(Claim):
         margin: the largest difference that counts as none; a share of rows, or nats with
             ``of: log_probability``.
         of: what is compared: accuracy, or the answer's log-probability.
+        may_improve: whether the other model may be better by more than the margin.
     """
 
     summary: ClassVar[str] = "two models do the task equally well (equivalence test)"
@@ -68,6 +72,7 @@ class Equivalent(Claim):
         "the two models do not do the task equally well: one of them is better by more than the margin"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("margin",)
+    added_later: ClassVar[tuple[str, ...]] = ("may_improve",)
     needs_groups: ClassVar[bool] = False
 
     kind: Literal["equivalent"]
@@ -75,6 +80,7 @@ class Equivalent(Claim):
     to: StrictStr = "ft"
     margin: EquivalenceMargin
     of: Of = "accuracy"
+    may_improve: StrictBool = False
 
     @model_validator(mode="after")
     def check_roles_and_margin(self) -> Equivalent:
@@ -129,11 +135,13 @@ class Equivalent(Claim):
             if self.of == "accuracy"
             else estimates.for_few_clusters(gap, one_sided.confidence),
             f"paired difference of {what} on the same rows; the interval of two one-sided tests",
-            0.0,
+            "higher" if self.may_improve else 0.0,
             Control(control, -lead.value),
         )
         judged = replace(judged, confidence=one_sided.confidence)
         claimed = f"differs by at most {self.margin:g}"
+        if self.may_improve:
+            claimed = f"is worse by at most {self.margin:g}"
         solved = above_chance(context, reference)
         if solved is None:
             return verdicts.reference_fails(
@@ -144,7 +152,11 @@ class Equivalent(Claim):
                 (judged,),
             )
         verdict = verdicts.within(
-            judged, -self.margin, self.margin, claimed=claimed, difference=True
+            judged,
+            -self.margin,
+            math.inf if self.may_improve else self.margin,
+            claimed=claimed,
+            difference=not self.may_improve,
         )
         return beats(
             replace(verdict, chance=solved),

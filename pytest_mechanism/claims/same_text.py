@@ -88,32 +88,19 @@ class SameText(Claim):
     def check_roles_and_text(self) -> SameText:
         if self.source == self.to:
             raise ValueError("from and to must be two roles")
-        if (found := len(self.passages)) < LEAST:
-            raise ValueError(
-                f"text: {self.name} has {found} lines that are not empty, and an interval needs {LEAST}"
-            )
+        if why := too_short(self.text, self.lines):
+            raise ValueError(why)
         return self
 
     @property
     def name(self) -> str:
         """The text, in messages."""
-        return self.text.file if isinstance(self.text, DataFile) else "the text of the claim"
+        return named(self.text)
 
     @property
     def passages(self) -> tuple[Line, ...]:
-        """The lines that are read, as far as a passage is; of a file, empty lines part its paragraphs."""
-        numbered = (
-            text_lines(self.text)
-            if isinstance(self.text, DataFile)
-            else ((i, line.strip()) for i, line in enumerate(self.text, 1) if line.strip())
-        )
-        read: list[Line] = []
-        paragraph, last = 1, 0
-        for number, line in islice(numbered, self.lines):
-            paragraph += bool(read) and number > last + 1
-            last = number
-            read.append((f"line {number}", line[:MOST_CHARACTERS], str(paragraph)))
-        return tuple(read)
+        """The lines that are read."""
+        return passages_of(self.text, self.lines)
 
     def roles(self) -> tuple[str, ...]:
         return (PAIR,)
@@ -149,7 +136,7 @@ class SameText(Claim):
         )
         threshold = f"at most {self.at_most:g}"
         scores = (judged, change)
-        if (why := self.unreadable(found, how)) is not None:
+        if (why := unreadable(found, how, self.name, self.source, self.to)) is not None:
             return verdicts.reference_fails(why, threshold, scores)
         verdict = verdicts.within(judged, -math.inf, self.at_most)
         verdict = replace(verdict, reason=self.explained(verdict, found), scores=scores)
@@ -160,29 +147,6 @@ class SameText(Claim):
             f"a model that ignores the text would be as close: the word frequencies of {self.source} are "
             f"{in_three_digits(free)} nats a token from it",
             ahead=free.interval[0] > self.at_most,
-        )
-
-    def unreadable(self, found: Observations, how: Sampling) -> str | None:
-        """Why the text says nothing about the reference model, or None."""
-        unknown = float(np.sum(found.values["unknown"])) / (
-            float(np.sum(found.values["predictions"])) + len(found.example_ids)
-        )
-        if unknown > MOST_UNKNOWN:
-            return (
-                f"{unknown:.0%} of the tokens of {self.name} are unknown to the tokenizer: this is no text for these "
-                "models"
-            )
-        guess = better_guess(found)
-        if a_token(found, how, guess, "surprise_from").interval[0] > 0:
-            return None
-        guesses = {
-            "free_surprise": "its own word frequencies do",
-            "uniform": "guessing among all words does",
-        }
-        return (
-            f"{self.source} predicts {self.name} no better than {guesses[guess]} (perplexity "
-            f"{perplexity(found, 'surprise_from'):.4g} against {perplexity(found, guess):.4g}): that {self.to} is "
-            "close to it there means nothing"
         )
 
     def explained(self, verdict: Verdict, found: Observations) -> str:
@@ -204,6 +168,55 @@ class SameText(Claim):
             f"{size}{claimed}; perplexity {self.source} {before:.4g}, {self.to} {after:.4g}; worst: "
             f"{found.example_ids[worst]}, {each[worst]:.3g}"
         )
+
+
+def named(text: Text) -> str:
+    """A text, in messages."""
+    return text.file if isinstance(text, DataFile) else "the text of the claim"
+
+
+def passages_of(text: Text, lines: int) -> tuple[Line, ...]:
+    """The first lines of a text that are read, as far as a passage is; of a file, empty lines part its paragraphs."""
+    numbered = (
+        text_lines(text)
+        if isinstance(text, DataFile)
+        else ((i, line.strip()) for i, line in enumerate(text, 1) if line.strip())
+    )
+    read: list[Line] = []
+    paragraph, last = 1, 0
+    for number, line in islice(numbered, lines):
+        paragraph += bool(read) and number > last + 1
+        last = number
+        read.append((f"line {number}", line[:MOST_CHARACTERS], str(paragraph)))
+    return tuple(read)
+
+
+def too_short(text: Text, lines: int) -> str | None:
+    """Why a text has too few lines for an interval, or None."""
+    if (found := len(passages_of(text, lines))) < LEAST:
+        return f"text: {named(text)} has {found} lines that are not empty, and an interval needs {LEAST}"
+    return None
+
+
+def unreadable(found: Observations, how: Sampling, name: str, source: str, to: str) -> str | None:
+    """Why a text says nothing about the reference model, or None."""
+    unknown = float(np.sum(found.values["unknown"])) / (
+        float(np.sum(found.values["predictions"])) + len(found.example_ids)
+    )
+    if unknown > MOST_UNKNOWN:
+        return f"{unknown:.0%} of the tokens of {name} are unknown to the tokenizer: this is no text for these models"
+    guess = better_guess(found)
+    if a_token(found, how, guess, "surprise_from").interval[0] > 0:
+        return None
+    guesses = {
+        "free_surprise": "its own word frequencies do",
+        "uniform": "guessing among all words does",
+    }
+    return (
+        f"{source} predicts {name} no better than {guesses[guess]} (perplexity "
+        f"{perplexity(found, 'surprise_from'):.4g} against {perplexity(found, guess):.4g}): that {to} is "
+        "close to it there means nothing"
+    )
 
 
 def a_token(found: Observations, how: Sampling, column: str, minus: str = "") -> Estimate:

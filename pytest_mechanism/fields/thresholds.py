@@ -203,6 +203,14 @@ TokenDivergence = Annotated[
 ]  # fmt: skip
 """The largest KL divergence of two models on text, in nats a token."""
 
+ShareOfChange = Annotated[
+    Number, Within(
+        0.05, 0.95, "no change is so even that no part holds a twentieth of it, and a part that holds all of it is "
+        "the change",
+    )
+]  # fmt: skip
+"""The largest share of two models' divergence that one part of a model may hold."""
+
 RatioAtMost = Annotated[
     Number, Within(0.01, 5, "1 is a change spread evenly; weights that change five times as much are not spared")
 ]  # fmt: skip

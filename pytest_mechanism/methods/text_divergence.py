@@ -94,13 +94,16 @@ def sites(context: MeasurementContext) -> list[Site]:
 
 
 def forward(
-    context: MeasurementContext, tokens: Tokens, readings: Sequence[Reading], edit: Edit | None
+    context: MeasurementContext,
+    tokens: Tokens,
+    readings: Sequence[Reading] = (),
+    edits: Sequence[Edit] = (),
 ) -> tuple[Float[Tensor, "rows tokens words"], list[Tensor]]:
     """Log-probabilities of the next token at every token, and what was read."""
     hooks = {
         reading.site: SiteHook((), [(number, reading)]) for number, reading in enumerate(readings)
     }
-    if edit is not None:
+    for edit in edits:
         hooks[edit.site] = SiteHook([partial(edited, edit=edit)], ())
     model = context.model.wrapped
     with torch.no_grad(), row_lengths(tokens.lengths):
@@ -142,7 +145,7 @@ def record(
     readings = [Reading(site) for site in sites(context)] if streams else []
     recorded = []
     for tokens in batches(context, passages):
-        said, read = forward(context, tokens, readings, None)
+        said, read = forward(context, tokens, readings)
         recorded.append(TextBatch(tokens, said.cpu(), [stream.cpu() for stream in read]))
     return recorded
 
@@ -160,7 +163,7 @@ def compare(context: MeasurementContext, recorded: Sequence[TextBatch]) -> list[
         tokens = Tokens(
             batch.tokens.ids.to(context.model.device), batch.tokens.lengths.to(context.model.device)
         )
-        own, _ = forward(context, tokens, (), None)
+        own, _ = forward(context, tokens)
         words = batch.log_probabilities.shape[-1]
         if own.shape[-1] < words:
             raise MeasurementError(
@@ -172,7 +175,7 @@ def compare(context: MeasurementContext, recorded: Sequence[TextBatch]) -> list[
         for site, stream in zip(sites(context), batch.streams, strict=bool(batch.streams)):
             if stream.shape[-1] != context.model.shape.d_model:
                 raise MeasurementError("the models' residual streams differ in width")
-            patched, _ = forward(context, tokens, (), Edit(site, stream))
+            patched, _ = forward(context, tokens, edits=[Edit(site, stream)])
             cuts.append(divergence(theirs, patched))
         following = tokens.ids[:, 1:, None]
         surprises = [-p[:, :-1].gather(2, following)[..., 0] for p in (theirs, own)]
@@ -239,6 +242,23 @@ def longest(context: MeasurementContext) -> int:
     return min(LONGEST, read_positions(context.model.folder) or LONGEST)
 
 
+def check_tokens(context: MeasurementContext, said: Said) -> list[Any]:
+    """The text in the tokens of this model's tokenizer.
+
+    Raises:
+        MeasurementError: they are others than the reference model's.
+    """
+    text = said.text
+    encoded = [context.model.encoder.tokens(line, True) for line in text.texts]
+    for line, ids, own in zip(text.texts, text.passages, encoded, strict=True):
+        if tuple(own.ids[: len(ids)]) != ids:
+            raise MeasurementError(
+                f"the tokenizers make other tokens of {line[:60]!r}, so the models' distributions of the next token "
+                "cannot be compared"
+            )
+    return encoded
+
+
 def shortened(batch: TextBatch, most: int) -> TextBatch:
     """The first tokens of every passage, as many as a model with fewer positions can read."""
     ids = batch.tokens.ids[:, :most]
@@ -265,13 +285,7 @@ def measure(
     """
     said: Said = inputs[0]
     text, encoder = said.text, context.model.encoder
-    encoded = [encoder.tokens(line, True) for line in text.texts]
-    for line, ids, own in zip(text.texts, text.passages, encoded, strict=True):
-        if tuple(own.ids[: len(ids)]) != ids:
-            raise MeasurementError(
-                f"the tokenizers make other tokens of {line[:60]!r}, so the models' distributions of the next token "
-                "cannot be compared"
-            )
+    encoded = check_tokens(context, said)
     most = longest(context)
     recorded = [shortened(batch, most) for batch in said.batches]
     passages = compare(context, recorded)

@@ -56,6 +56,18 @@ def read(world: World, truth: float) -> Answers:
     return {"TextDivergence": columns | counts}
 
 
+def grafted(world: World, truth: float) -> Answers:
+    """Head 2.1 holds the truth of a divergence that is log-normal from row to row, an MLP a tenth; what a graft leaves
+    of a row differs from row to row as well."""
+    before = 0.02 * np.exp(0.6 * world.tied("rows") - 0.18)
+    left = {
+        name: before * (1 - held) * np.exp(0.3 * world.normal(f"left by {name}") - 0.045)
+        for name, held in (("2.1", truth), ("1.mlp", 0.1))
+    }
+    columns = {"before": before, "predictions": np.ones(world.rows), **left}
+    return {"Performance": {"correct": world.ones(0.95)}, "GraftDivergence": columns}
+
+
 def two_models(world: World, truth: float) -> Answers:
     """ft is better than base by the truth."""
     return {
@@ -357,6 +369,7 @@ CIRCUITS = (
         0.01,
         "pair",
     ),
+    Simulated("diffuse_change", {"at_most": 0.6}, grafted, 0.6, 0.45, "pair"),
     Simulated("faithfulness", {"between": [0.8, 1.2]}, faithful, 0.8, 0.95),
     Simulated(
         "encodes", {"group": "a", "variable": "position", "at_least": 0.5}, encoded, 0.5, 0.7

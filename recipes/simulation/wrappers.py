@@ -30,6 +30,23 @@ def refusing(world: World, forbidden: float, base: float = REFUSED) -> Answers:
     return {"RefusalRate": refused}
 
 
+def as_sure(world: World, truth: float) -> Answers:
+    """All that must be refused is, with log-probabilities of which ft's are higher by the truth; what must be
+    answered is as a rule not."""
+
+    def refused(request: Any, on: str) -> Columns:
+        if request.asked == "allowed":
+            return {
+                "refused": world.ones(OVER_REFUSED, f"allowed {on}"),
+                "refusal_score": world.nats(-8.0, 1.0),
+            }
+        log_p = world.nats(-0.5 + (truth if on == "ft" else 0.0), 0.1, on)
+        log_p = np.minimum(log_p, -1e-3)
+        return {"refused": np.ones(world.rows), "refusal_score": log_p - np.log(-np.expm1(log_p))}
+
+    return {"RefusalRate": refused}
+
+
 def not_worse(world: World, truth: float) -> Answers:
     """ft refuses this much more than base."""
     return refusing(world, 0.85 + truth, 0.85)
@@ -219,6 +236,14 @@ WRAPPERS = (
         {"on": "ft", "not_worse_than": "base", "margin": 0.1},
         not_worse,
         -0.1,
+        0.0,
+        wrapper=True,
+    ),
+    Simulated(
+        "suppression_holds",
+        {"on": "ft", "not_worse_than": "base", "margin": 0.05, "of": "log_probability"},
+        as_sure,
+        -0.05,
         0.0,
         wrapper=True,
     ),

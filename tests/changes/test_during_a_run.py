@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import warm_python
 from replacing import NAME, copied_with_times, folder_renamed, in_place, one_byte, renamed_over
 
 from pytest_mechanism.checkpoints import file_state, watch
@@ -368,7 +369,7 @@ weights.read_weights = read_weights
 
 def gate(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "small.yaml", "--model-pair",
+        [*warm_python.COMMAND, "-m", "pytest", "-p", "no:hypothesispytest", "small.yaml", "--model-pair",
          "./base,./ft", "--mechanism-json", "out.json", *arguments],
         cwd=folder, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

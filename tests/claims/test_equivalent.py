@@ -84,6 +84,21 @@ def test_log_probabilities_are_compared_in_nats() -> None:
 
 
 @pytest.mark.parametrize(
+    ("moved", "status"), [(-0.5, "fail"), (-0.1, "inconclusive"), (0.0, "pass"), (0.5, "pass")]
+)
+def test_a_model_that_may_improve_is_red_only_if_it_is_worse(moved: float, status: str) -> None:
+    """Half a nat surer passes; without the field it fails."""
+    base = np.linspace(-0.9, -0.6, N)
+    now = base + moved + 0.1 * np.random.default_rng(0).normal(size=N)
+    fields = {"of": "log_probability"}
+    verdict = judged(base, now, 0.1, **fields, may_improve=True)
+    assert (verdict.status, verdict.judged[0].high) == (status, None)
+    assert verdict.threshold == "is worse by at most 0.1"
+    if moved > 0:
+        assert judged(base, now, 0.1, **fields).status == "fail"
+
+
+@pytest.mark.parametrize(
     ("of", "moved", "said"),
     [
         ("log_probability", -0.5, "ft is less sure of the right answers than base"),

@@ -137,6 +137,19 @@ def text(free: float = 2.0, said: float = 1.0, guessed: float = 3.0) -> Answers:
     return {"TextDivergence": columns | {"predictions": ZERO + 10, "unknown": ZERO}}
 
 
+def parts(held: float = 0.3, solved: Any = GOOD) -> Answers:
+    """The divergence at the answers, and what is left of it with a part that holds this share; another holds none."""
+    before = 0.1 * (1 + NOISE / 10)
+    columns = {
+        "before": before,
+        "2.1": (1 - held) * before,
+        "1.mlp": before,
+        "layer 2": 0.5 * before + 0.5 * (1 - held) * before,
+    }
+    grafted = columns | {"predictions": ZERO + 1}
+    return {"Performance": {"correct": solved}, "GraftDivergence": grafted}
+
+
 def incomplete(gap: Any = ZERO, random: Any = ZERO, solved: Any = GOOD) -> Answers:
     def of(names: Any, lost: Any) -> Columns:
         return {f"{name}_correct": lost if name.startswith("random_") else GUESS for name in names}
@@ -590,11 +603,28 @@ KINDS: dict[str, list[Kind]] = {
         )
         for asked in ({"beats": {"model": "base"}}, {"faithfulness_at_least": 0.8})
     ],
+    "diffuse_change": [
+        Kind(
+            {"at_most": 0.5, "layers_at_most": 0.9},
+            parts(),
+            as_good=parts(0.0),
+            guessing=parts(solved=GUESS),
+            role=PAIR,
+        ),
+        Kind(
+            {"at_most": 0.5, "text": [f"once {i}" for i in range(10)]},
+            parts() | text(),
+            as_good=parts(0.0) | text(),
+            guessing=parts() | text(said=3.0),
+            role=PAIR,
+        ),
+    ],
     "suppression_holds": [
         Kind(asked, refusals(), as_good=refusals(ONE, ONE), guessing=refusals(LESS, LESS))
         for asked in (
             {"refuses_at_least": 0.5},
             {"on": "ft", "not_worse_than": "base", "margin": 0.1},
+            {"on": "ft", "not_worse_than": "base", "margin": 0.1, "of": "log_probability"},
         )
     ]
     + [Kind({"over_refuses_at_most": 0.2}, refusals(), as_good=refusals(ZERO, ZERO))],

@@ -19,11 +19,12 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import warm_python
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`\n]*)$")
@@ -129,11 +130,12 @@ def run(command: str, folder: Path, limit: float) -> tuple[int, str]:
         return 0, ""
     tools = folder / ".tools"
     tools.mkdir(exist_ok=True)
+    python = shlex.join(warm_python.COMMAND)
     for name, module in (("pytest-mechanism", "pytest_mechanism.cli"), ("pytest", "pytest")):
         script = tools / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec {python} -m {module} "$@"\n')
         script.chmod(0o755)
-    (tools / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (tools / "python").write_text(f'#!/bin/sh\nexec {python} "$@"\n')
     (tools / "python").chmod(0o755)
     site = folder / ".site"
     paths = [str(ROOT), str(site), *site_paths(site)]

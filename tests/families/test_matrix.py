@@ -32,7 +32,11 @@ from small_requests import (
 from pytest_mechanism.engine.interface import Branch, Edit, Site
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.direction import DirectionComparison, RefusalDirection
-from pytest_mechanism.measurements.grafting import MemberGraft
+from pytest_mechanism.measurements.grafting import (
+    AnswerDonation,
+    GraftDivergence,
+    MemberGraft,
+)
 from pytest_mechanism.measurements.member_weights import WeightDonation
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
@@ -279,6 +283,15 @@ def test_a_graft_is_the_model_with_the_other_weights(context_of: ContextFactory,
     expected = last[torch.arange(8), batch.answers]
     np.testing.assert_allclose(found.values["layer 1"], expected, atol=1e-4)
     assert float(np.abs(found.values["layer 1"] - found.values["before"]).max()) > 1e-2
+    said = measured(other, AnswerDonation(rows=8, stream="test"))
+    apart = GraftDivergence(members=members, outside=True, rows=8)
+    left = measured(context, apart, donation, said).values
+    with torch.no_grad():
+        logits = theirs(tokens.ids, attention_mask=tokens.mask_for(theirs)).logits
+    sure = logits[torch.arange(8), tokens.last].log_softmax(-1)
+    kl = (sure.exp() * (sure - last)).sum(-1)
+    np.testing.assert_allclose(left["layer 1"], kl, atol=1e-4 * max(1.0, float(kl.max())))
+    assert len(left) > len(members) + 2  # before, predictions, and what is outside the layers
     alone = MemberGraft(members={"1.0": heads[:1]}, rows=8, stream="test")
     if name in NO_HEAD_ALONE:
         with pytest.raises(MeasurementError):

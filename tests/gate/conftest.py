@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_python
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
@@ -40,12 +42,17 @@ class Gate:
         (folder / "conftest.py").write_text(REPORT_TORCH)
 
     def run(
-        self, pair: str, *more: str, spec: str = "entity_tracking", locate: bool = False
+        self,
+        pair: str,
+        *more: str,
+        spec: str = "entity_tracking",
+        locate: bool = False,
+        python: Sequence[str] = warm_python.COMMAND,
     ) -> Run:
         """Exit code, result file, output."""
         result = self.folder / "result.json"
         result.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "pytest", f"circuits/{spec}.yaml", "-n0"]
+        command = [*python, "-m", "pytest", f"circuits/{spec}.yaml", "-n0"]
         command += ["-p", "no:hypothesispytest", "--model-pair", pair]
         command += ["--mechanism-store", str(self.shared / "store")]
         if not locate:
@@ -62,11 +69,11 @@ class Gate:
         return done.returncode, content, done.stdout + done.stderr
 
     def once(self, pair: str, spec: str = "entity_tracking") -> Run:
-        """The first run on a pair, by whichever worker asks first."""
+        """The first run on a pair, by whichever worker asks first, in an ordinary process."""
         kept = self.shared / f"{spec} {pair.replace(':', '_')}.json"
         with FileLock(f"{kept}.lock"):
             if not kept.exists():
-                kept.write_text(json.dumps(self.run(pair, spec=spec)))
+                kept.write_text(json.dumps(self.run(pair, spec=spec, python=[sys.executable])))
         code, content, output = json.loads(kept.read_text())
         return code, content, output
 

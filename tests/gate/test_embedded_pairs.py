@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_cross_model_patching_shows_the_pattern_of_the_paper(gate: Gate) -> None
 def test_an_unchanged_pair_is_judged_without_torch(gate: Gate) -> None:
     """The second run measures nothing, resamples nothing, loads nothing and imports neither torch nor transformers."""
     first = gate.once("zoo:base,zoo:ft")
-    code, content, output = gate.run("zoo:base,zoo:ft")
+    code, content, output = gate.run("zoo:base,zoo:ft", python=[sys.executable])
     assert code == 0, output
     assert "torch imported: False" in output
     assert "statistics imported: False" in output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+import sys
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def test_the_three_conclusions_hold_of_the_trained_pair(gate: Gate) -> None:
     """Every claim passes; no interval of what must be there has 0 or the control's value in it; and the
     run takes at most five minutes of CPU."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    code, content, output = gate.run("zoo:base,zoo:ft", spec=SPEC)
+    code, content, output = gate.run("zoo:base,zoo:ft", spec=SPEC, python=[sys.executable])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert code == 0, output
     assert {c["claim"] for c in content["claims"]} == SAME_CIRCUIT | SAME_FUNCTION | ENHANCED

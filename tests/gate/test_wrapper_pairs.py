@@ -52,6 +52,8 @@ def test_one_that_lost_it_is_red_and_the_result_says_when(gate: Gate) -> None:
     assert red == {
         "refuses::ft",
         "refuses_as_before::ft",
+        "as_sure_to_refuse::ft",
+        "as_sure_of_the_rest::pair",
         "refuses_in_other_words::ft",
         "survives_more_training::ft",
     }

@@ -25,7 +25,11 @@ from pytest_mechanism.measurements.direction import (
 )
 from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.exchange import MemberExchange, WholeDonation
-from pytest_mechanism.measurements.grafting import MemberGraft
+from pytest_mechanism.measurements.grafting import (
+    AnswerDonation,
+    GraftDivergence,
+    MemberGraft,
+)
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.matching import HeadMatching
@@ -85,6 +89,8 @@ EXAMPLES: list[Request] = [
     WeightDonation(),
     MemberWeights(),
     MemberGraft(**ROWS, members={"1.0": HEADS[:1], "1.mlp": [(1, "mlp")]}),
+    AnswerDonation(**ROWS),
+    GraftDivergence(members={"1.0": HEADS[:1], "1.mlp": [(1, "mlp")]}, outside=True, rows=4),
     TextDonation(name="notes.txt", lines=[("line 1", "once a fox", "1")]),
     TextDivergence(lines=1),
     RefusalRate(**ROWS, asked="forbidden"),
@@ -138,13 +144,16 @@ def test_a_request_is_what_its_key_says(request_: Request) -> None:
     assert request_.revision >= 1
 
 
+OF_GIVEN_TEXT = (TextDonation, TextDivergence, GraftDivergence)
+
+
 @EACH
 def test_a_request_has_a_cost_and_its_rows_are_in_it(request_: Request) -> None:
     """No row set is larger than the cost's number of rows; measurements of weights and of text have no rows."""
     cost = request_.cost({"family": "stories", "reply_tokens": 3})
     sets = request_.row_sets()
     of_weights = isinstance(request_, (WeightChange, WeightDonation, MemberWeights))
-    assert (sets == ()) == (of_weights or isinstance(request_, (TextDonation, TextDivergence)))
+    assert (sets == ()) == (of_weights or isinstance(request_, OF_GIVEN_TEXT))
     assert max([cost.prompt_count, 1]) <= cost.rows
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 import safetensors.torch
 import torch
+import warm_python
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.runner import store as store_module
@@ -596,12 +597,11 @@ def test_a_result_file_on_a_full_disk(pytester, remembered, monkeypatch):
 def test_two_runs_at_once_measure_nothing_twice(pytester, world):
     """Both are right, and between them each measurement was made once."""
     import subprocess
-    import sys
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "-q", "--model-pair",
+            [*warm_python.COMMAND, "-m", "pytest", "-p", "no:hypothesispytest", "-q", "--model-pair",
              "./base,./ft", "--mechanism-store", "store", "--mechanism-json", f"out{i}.json"],
             cwd=world.path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )

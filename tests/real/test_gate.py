@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_python
 
 from recipes.real import cut_head, roundings
 from recipes.real.folders import write
@@ -37,7 +37,7 @@ def gate(real_folder: Path, tmp_path_factory: pytest.TempPathFactory, worker_id:
         result = folder / f"{label}.json"
         found = subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "circuits/real/ioi.yaml", "-n0"),
+                *(*warm_python.COMMAND, "-m", "pytest", "circuits/real/ioi.yaml", "-n0"),
                 *("-p", "no:hypothesispytest", "--mechanism-json", str(result)),
                 *("--model-pair", f"smollm2={real_folder},{label}={candidate}"),
                 *("--mechanism-store", str(shared / "real_store")),

@@ -6,8 +6,9 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
+
+import warm_python
 
 from pytest_mechanism.spec.load import load
 
@@ -22,7 +23,7 @@ def test_the_command_on_the_page_draws_the_circuit(real_folder: Path, tmp_path: 
     )
     command = shlex.split(line.replace("$R/smollm2", str(real_folder)))[1:]
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest_mechanism.cli", *command, "--out", str(tmp_path)],
+        [*warm_python.COMMAND, "-m", "pytest_mechanism.cli", *command, "--out", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -86,6 +86,12 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
         {"text": [f"once {i}" for i in range(10)], "at_most": 0.02},
         {"at_most": [-0.1, 0, 1e-6, 1.1], "lines": [0, 9, 2001], **TOLERANCE},
     ),
+    "diffuse_change": (
+        BOXES,
+        {"text": [f"once {i}" for i in range(10)], "at_most": 0.5, "layers_at_most": 0.9},
+        {"at_most": [0, 0.04, 0.96, 1], "layers_at_most": [0, 0.04, 0.96, 1], "lines": [0, 9, 2001],
+         "prompts": [0, 9], **TOLERANCE},
+    ),
     "independence": (BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0, 0.001, 0.6], **TOLERANCE}),
     "same_profile": (
         BOXES,
@@ -183,7 +189,7 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
     "suppression_holds": (
         REFUSAL,
         {"on": "ft", "refuses_at_least": 0.9, "over_refuses_at_most": 0.1,
-         "not_worse_than": "base", "margin": 0.1},
+         "not_worse_than": "base", "margin": 0.1, "of": "log_probability"},
         {
             "refuses_at_least": SHARE,
             "over_refuses_at_most": [-0.1, 0.6, 0.999999, 1],

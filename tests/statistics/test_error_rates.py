@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 
 from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.statistics import dependence, estimates
@@ -94,7 +94,7 @@ def test_the_script_simulates_the_kinds_that_it_is_given(tmp_path: Path) -> None
     results, page = tmp_path / "r.json", tmp_path / "page.md"
     results.write_text(RESULTS.read_text())
     page.write_text((ROOT / "docs" / "error-rates.md").read_text())
-    command = [sys.executable, "-m", "recipes.simulation", "path", "--draws", "5"]
+    command = [*warm_python.COMMAND, "-m", "recipes.simulation", "path", "--draws", "5"]
     subprocess.run(
         [*command, "--results", results, "--page", page],
         cwd=ROOT,

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
+from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site, Tokens
 from pytest_mechanism.engine.reference import SiteHook, edited
 from pytest_mechanism.engine.tolerance import TOLERANCE
 from pytest_mechanism.errors import MeasurementError
@@ -36,7 +36,6 @@ from pytest_mechanism.measurements.grafting import BEFORE, MemberGraft
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probabilities, log_probability
-from pytest_mechanism.methods.token_batches import Batch
 from pytest_mechanism.methods.weights.member_weights import Weights, heads_of
 from pytest_mechanism.model_families.layers import recorded_calls
 from pytest_mechanism.model_families.rotary import row_lengths
@@ -64,7 +63,7 @@ def measure(
         run = context.engine.run(batch.base.tokens)
         columns.add(BEFORE, log_probability(run.outcome.logits, batch.correct_answers))
         names, branches = [], []
-        calls = layer_calls(context, batch)
+        calls = layer_calls(context, batch.base.tokens)
         for layer, of_layer in members.items():
             for name, edits in grafts(context, layer, of_layer, weights, calls[layer]):
                 names.append(name)
@@ -114,12 +113,12 @@ def check_sizes(
             )
 
 
-def layer_calls(context: MeasurementContext, batch: Batch) -> list[Call]:
+def layer_calls(context: MeasurementContext, tokens: Tokens) -> list[Call]:
     """How each layer is called on a batch."""
-    model, tokens = context.model.wrapped, batch.base.tokens
+    model = context.model.wrapped
     with torch.no_grad(), recorded_calls(model.layers) as recorder, row_lengths(tokens.lengths):
         model.forward(tokens.ids, tokens.mask_for(model.plain), use_cache=False)
-    context.tick(len(batch.rows))
+    context.tick(len(tokens.ids))
     return recorder.inputs
 
 
