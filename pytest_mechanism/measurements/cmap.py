@@ -98,6 +98,9 @@ class ActivationDonation(Request):
     stream: str
     parts: Parts = ()
 
+    def cost(self, task: TaskSettings) -> Cost:
+        return Cost(rows=self.rows, prompts=self.stream, prompt_count=self.rows)
+
     def row_sets(self) -> tuple[RowSet, ...]:
         return (rows_at(self.rows, self.stream, [at for _, _, at in self.heads]),)
 

@@ -1,9 +1,9 @@
 """Measurements on the workers of a Ray cluster (``--mechanism-ray``).
 
-The driver, which is the pytest process, plans as in a serial run and judges as in a serial run; between, it
-hands the measurements out (`runner.dispatch`). An actor holds one checkpoint and makes measurements of it
-(`runner.worker`). Results come back to the driver's store. Donated activations stay in Ray's object store: the
-driver keeps references to them and hands these on.
+The driver, which is the pytest process, plans as in a serial run and judges as in a serial run; it hands the
+measurements out (`runner.dispatch`) while it waits for one, and between those that it judges. An actor holds one
+checkpoint and makes measurements of it (`runner.worker`). Results come back to the driver's store. Donated activations
+stay in Ray's object store: the driver keeps references to them and hands these on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from pytest_mechanism.runner.machines import (
 )
 from pytest_mechanism.runner.runner import Runner, progress_cost, progress_rows
 from pytest_mechanism.runner.worker import Made, Worker
+from pytest_mechanism.types import Result_co
+
+Asked = tuple[Any, Job, Any]
+"""What a worker was asked for: the worker, the job, and the reference to its result."""
 
 
 @dataclass
@@ -45,10 +49,18 @@ class ClusterRunner(Runner):
     _need: dict[str, float] = field(default_factory=dict)
     _capacity: int = 0
     _loads: int = 0
+    _loading: float = 0.0  # seconds
+    _measured: float = 0.0  # seconds, without those
+    _cost: float = 0.0  # of what was measured in these
     _starting: dict[Any, Any] = field(default_factory=dict)  # reference to its place -> worker
     _up: dict[Any, str] = field(default_factory=dict)  # worker -> its machine
+    _idle: set[Any] = field(default_factory=set)  # workers without a measurement
+    _asked: dict[Any, Asked] = field(default_factory=dict)
+    _dispatch: Dispatch = field(default_factory=Dispatch)
+    _wanted: str = ""
     _alone_since: float = 0.0
     _broken: MechanismError | None = None
+    _refused: MechanismError | None = None
 
     # -- the cluster
 
@@ -59,16 +71,29 @@ class ClusterRunner(Runner):
             MechanismError: there is no cluster at the address, a machine does not see a folder or has other
                 libraries, or no machine has room for a worker.
         """
+        if self._refused is not None:
+            raise self._refused
         if self._capacity:
             return
-        if (device := self.options.device) not in ("cpu", "cuda"):
-            raise MechanismError(
-                f"--mechanism-ray takes the devices cpu and cuda, not {device}: a worker has one GPU, "
-                "which Ray chooses"
-            )
-        self._ray = connect(self.address)
-        self._need = resources(self.references, device)
-        self._capacity = count_workers(self._ray, self.references, self._need)
+        try:
+            if (device := self.options.device) not in ("cpu", "cuda"):
+                raise MechanismError(  # noqa: TRY301 - remembered below
+                    f"--mechanism-ray takes the devices cpu and cuda, not {device}: a worker has one GPU, "
+                    "which Ray chooses"
+                )
+            self._ray = connect(self.address)
+            self._need = resources(self.references, device)
+            self._capacity = count_workers(self._ray, self.references, self._need, self.address)
+        except MechanismError as problem:
+            self._refused = problem
+            raise
+
+    def prepare(self) -> None:
+        """Starts a worker for each checkpoint, which imports torch while the driver checks what it will measure."""
+        with suppress(MechanismError):  # whoever asks next gets it again
+            self.check_device()
+            for _ in range(min(self._capacity, len(self.references))):
+                self._start()
 
     def close(self) -> None:
         """Ends the workers."""
@@ -78,8 +103,9 @@ class ClusterRunner(Runner):
         for worker in (*self._up, *self._starting.values()):
             with suppress(Exception):
                 self._ray.kill(worker)
-        self._up.clear()
-        self._starting.clear()
+        for each in (self._up, self._starting, self._idle, self._asked):
+            each.clear()
+        self._dispatch = Dispatch()
         self._ray.shutdown()
         self._ray, self._capacity = None, 0
 
@@ -89,22 +115,34 @@ class ClusterRunner(Runner):
 
     # -- work
 
+    def measure(self, measurement: Measurement[Result_co]) -> Result_co:
+        """See `Runner.measure`. Workers that are done since the last claim get their next measurement."""
+        with suppress(
+            MechanismError
+        ):  # what is there can be judged whatever happens to the workers
+            while self._serve(0.0):
+                pass
+        self._wanted = self.key(measurement)
+        return super().measure(measurement)
+
     def _work_on(self, role: str) -> None:
-        """Makes every pending measurement, on all checkpoints."""
+        """Has measurements made until the one that is wanted is there. The workers go on with the others."""
         if self._broken is not None:
             raise self._broken
         self.check_device()
-        dispatch = Dispatch()
-        for key, measurement in self._schedule.pending.items():
-            dispatch.add(self._job(key, measurement))
-        costs = [progress_cost(m) for m in self._schedule.pending.values()]
+        pending = self._schedule.pending
+        for key, measurement in pending.items():
+            if key not in self._dispatch:
+                self._dispatch.add(self._job(key, measurement))
+        costs = [progress_cost(m) for m in pending.values()]
         self.progress.start(
             f"Ray ({self.address}), {self._capacity} workers at most",
             progress_rows(costs, self.references[role]),
             None,
         )
         try:
-            self._hand_out(dispatch)
+            while self._wanted in pending:
+                self._serve(1.0)
         finally:
             self.progress.finish()
         for each in self.references:
@@ -118,31 +156,38 @@ class ClusterRunner(Runner):
         cost = progress_cost(measurement)
         prompts = (measurement.task, cost.prompts) if cost.prompts else None
         needs = tuple(map(self.key, measurement.inputs))
-        return Job(key, measurement.on, prompts, max(1.0, float(cost.rows)), needs)
+        task = measurement.task
+        return Job(key, measurement.on, prompts, max(1.0, float(cost.rows)), needs, task)
 
-    def _hand_out(self, dispatch: Dispatch) -> None:
-        """Keeps workers busy until nothing is left."""
-        asked: dict[Any, tuple[Any, Job, Any]] = {}  # how it went -> worker, job, result
-        idle, self._alone_since = {*self._up}, 0.0
-        while dispatch.left:
-            for worker in [*idle]:
-                self._give(dispatch, worker, idle, asked)
-            wanted = min(self._capacity, dispatch.waiting + len(asked))
-            while len(self._up) + len(self._starting) < wanted:
-                self._start()
+    def _serve(self, seconds: float) -> bool:
+        """Takes what the next worker has done, and gives all idle ones measurements; whether there was something."""
+        self._give_all()
+        if not (refs := [*self._asked, *self._starting]):
+            return False  # an idle worker has made another job possible
+        ready = self._ray.wait(refs, num_returns=1, timeout=seconds)[0]
+        if not ready:
             self._check_start()
-            if not (refs := [*asked, *self._starting]):
-                continue  # an idle worker has made another job possible
-            for ref in self._ray.wait(refs, num_returns=1, timeout=1.0)[0]:
-                if ref in self._starting:
-                    self._admit(ref, idle)
-                    continue
-                worker, job, result = asked.pop(ref)
-                if self._take(dispatch, worker, job, ref, result):
-                    idle.add(worker)
+        for ref in ready:
+            if ref in self._starting:
+                self._admit(ref)
+                continue
+            worker, job, result = self._asked.pop(ref)
+            if self._take(self._dispatch, worker, job, ref, result):
+                self._idle.add(worker)
+        self._give_all()
+        return bool(ready)
 
-    def _give(self, dispatch: Dispatch, worker: Any, idle: set[Any], asked: dict[Any, Any]) -> None:
+    def _give_all(self) -> None:
+        """Gives idle workers measurements, and starts further workers for those that are left."""
+        for worker in [*self._idle]:
+            self._give(worker)
+        wanted = min(self._capacity, self._dispatch.waiting + len(self._asked))
+        while len(self._up) + len(self._starting) < wanted:
+            self._start()
+
+    def _give(self, worker: Any) -> None:
         """Gives an idle worker its next measurement, if there is one."""
+        dispatch = self._dispatch
         if (job := dispatch.next(worker)) is None:
             return
         measurement = self._schedule.pending[job.key]
@@ -151,17 +196,17 @@ class ClusterRunner(Runner):
             self._schedule.pending.pop(job.key, None)
             dispatch.done(worker)
             return
-        idle.discard(worker)
+        self._idle.discard(worker)
         inputs = [self._results[self.key(given)] for given in measurement.inputs]
         made, result = worker.make.options(num_returns=2).remote(measurement, *inputs)
-        asked[made] = (worker, job, result)
+        self._asked[made] = (worker, job, result)
 
-    def _admit(self, ref: Any, idle: set[Any]) -> None:
+    def _admit(self, ref: Any) -> None:
         """A worker came up, or died before; then another one is started, until `START` has passed."""
         worker = self._starting.pop(ref)
         with suppress(self._ray.exceptions.RayError):
             self._up[worker], _ = self._ray.get(ref)
-            idle.add(worker)
+            self._idle.add(worker)
 
     def _known_problem(self, measurement: Measurement) -> Exception | None:
         """Why a measurement cannot be made, if that is known: its checkpoint has changed, or an input failed."""
@@ -179,6 +224,7 @@ class ClusterRunner(Runner):
         models = {role: mark.model for role, mark in self.fingerprints.items()}
         worker = actor.remote(dict(self.references), models, self.options)
         self._starting[worker.place.remote()] = worker
+        worker.warm_up.remote()
 
     def _check_start(self) -> None:
         """Checks that a worker is up, or that the first has had less than `START` to come up.
@@ -209,7 +255,7 @@ class ClusterRunner(Runner):
             self._lose(dispatch, worker, measurement, problem)
             return False
         dispatch.done(worker)
-        self._loads += made.loaded
+        self._learn(dispatch, job, made)
         self.places.append(
             {
                 "measurement": measurement.request.implementation,
@@ -231,6 +277,15 @@ class ClusterRunner(Runner):
             self._fail(job.key, measurement, problem)
         self._schedule.pending.pop(job.key, None)
         return True
+
+    def _learn(self, dispatch: Dispatch, job: Job, made: Made) -> None:
+        """What a loading costs beside the measurements."""
+        self._loads += made.loaded
+        self._loading += made.loading
+        self._measured += made.seconds - made.loading
+        self._cost += job.cost
+        if self._loads and self._measured > 0:
+            dispatch.load = self._loading / self._loads * self._cost / self._measured
 
     def _lose(
         self, dispatch: Dispatch, worker: Any, measurement: Measurement, problem: Exception

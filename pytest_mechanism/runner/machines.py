@@ -79,18 +79,21 @@ def room(has: Mapping[str, float], need: Mapping[str, float]) -> int:
     return min(int(has.get(name, 0) // amount) for name, amount in need.items())
 
 
-def count_workers(ray: Any, references: Mapping[str, Reference], need: Mapping[str, float]) -> int:
-    """How many workers the cluster has room for, all of whose machines can do the work.
+def count_workers(
+    ray: Any, references: Mapping[str, Reference], need: Mapping[str, float], address: str
+) -> int:
+    """How many workers the cluster has room for, all of whose machines can do the work. This machine can.
 
     Raises:
         MechanismError: a machine does not see a folder or has other libraries, or none has room for a worker.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     rooms = [room(node["Resources"], need) for node in nodes]
-    folders = [str(folder) for each in references.values() for folder in folders_of(each)]
-    check_machines(
-        ray, [node for node, places in zip(nodes, rooms, strict=True) if places], folders
-    )
+    if address != LOCAL:
+        folders = [str(folder) for each in references.values() for folder in folders_of(each)]
+        check_machines(
+            ray, [node for node, places in zip(nodes, rooms, strict=True) if places], folders
+        )
     if not any(rooms):
         together = {name: ray.cluster_resources().get(name, 0) for name in need}
         raise MechanismError(

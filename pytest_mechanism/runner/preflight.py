@@ -34,12 +34,14 @@ T = TypeVar("T")
 
 
 def make_preflight(runner: Runner) -> Preflight:
-    """The preflight of a runner's checkpoints and store."""
+    """The preflight of a runner's checkpoints and store. The runner learns that it will have work."""
+    runner.prepare()
     return Preflight(
         runner.checkpoint.encoders,
         runner.checkpoint.vocabulary,
         {role: reference.folder for role, reference in runner.references.items()},
         None if runner.store is None else runner.store.folder,
+        runner.checkpoint.tokenizers,
     )
 
 
@@ -75,12 +77,14 @@ class Preflight:
         vocabulary: words that no tokenizer splits.
         folders: role -> folder of its checkpoint.
         store: folder of results and interrupted trainings, or None.
+        tokenizers: role -> hash of its tokenizer. Rows that fit one of equal tokenizers fit all.
     """
 
     encoders: Mapping[str, Encoder]
     vocabulary: Vocabulary
     folders: Mapping[str, Path]
     store: Path | None = None
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
     _cache: dict[Any, Any] = field(default_factory=dict)
 
     def check(self, measurement: Measurement, task: Task) -> None:
@@ -104,8 +108,11 @@ class Preflight:
         for row_set in row_sets:
             rows = self.rows(measurement.task, task, row_set)
             check_rows(task, row_set, rows)
-            for row in rows:
-                self.check_row(on, row_set, row)
+            same = ("fits", self.tokenizers.get(on, on), measurement.task, row_set)
+            if same not in self._cache:
+                for row in rows:
+                    self.check_row(on, row_set, row)
+                self._cache[same] = None
         if (ablation := request.ablation_used()) is not None:
             for row_set in row_sets:
                 self.check_ablation(on, measurement.task, task, row_set, ablation)
@@ -148,7 +155,8 @@ class Preflight:
     def encoded(self, on: str, prompt: Prompt) -> Encoded:
         """A prompt in a checkpoint's tokens."""
         # a prompt is no key, because it holds dictionaries; its rows stay in the cache, so its id is
-        return self.once((on, id(prompt)), lambda: self.encoders[on].encode(prompt))
+        key = (self.tokenizers.get(on, on), id(prompt))
+        return self.once(key, lambda: self.encoders[on].encode(prompt))
 
     def check_row(self, on: str, row_set: RowSet, row: Row) -> None:
         """Positions, answers and replies of one row.
@@ -227,7 +235,7 @@ class Preflight:
             rows = self.rows(settings, task, RowSet("backgrounds", prompts, "ablation"))
             return Counter(s for row in rows for s in self.encoded(on, row.base).slots), len(rows)
 
-        return self.once(("slots", on, settings, prompts), count)
+        return self.once(("slots", self.tokenizers.get(on, on), settings, prompts), count)
 
 
 def check_rows(task: Task, row_set: RowSet, rows: Sequence[Row]) -> None:

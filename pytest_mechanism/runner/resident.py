@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_mechanism.checkpoints.reference import Reference
@@ -42,7 +43,9 @@ class ResidentCheckpoint:
         options: device, dtype, batch size, engine.
         progress: reports rows to the user.
         guard: checks that files do not change during the run.
+        tokenizers: role -> hash of its tokenizer; equal tokenizers read a text once.
         loaded: number of checkpoints loaded so far.
+        loading: seconds that this took, with the self-checks.
         unusable: role -> why its checkpoint cannot be used. Each is tried once.
     """
 
@@ -50,7 +53,9 @@ class ResidentCheckpoint:
     options: ModelOptions
     progress: Progress
     guard: Guard
+    tokenizers: Mapping[str, str]
     loaded: int = 0
+    loading: float = 0.0
     unusable: dict[str, MechanismError] = field(default_factory=dict)
     _encoders: dict[str, Encoder] = field(default_factory=dict)
     _checked: dict[tuple[str, tuple[str, ...]], tuple[str | None, float | None]] = field(
@@ -68,7 +73,11 @@ class ResidentCheckpoint:
         """Role -> its tokenizer."""
         for role, reference in self.references.items():
             if role not in self._encoders:
-                self._encoders[role] = Encoder.load(reference.tokenizer)
+                encoder = Encoder.load(reference.tokenizer)
+                for other, known in self._encoders.items():
+                    if self.tokenizers[other] == self.tokenizers[role]:
+                        encoder = replace(encoder, kept=known.kept)
+                self._encoders[role] = encoder
         return {role: self._encoders[role] for role in self.references}
 
     @property
@@ -86,7 +95,9 @@ class ResidentCheckpoint:
             raise self.unusable[role]
         if self.role != role:
             self.release()
+            began = time.perf_counter()
             self._load(role, task)
+            self.loading += time.perf_counter() - began
         self._context.task = task
         return self._context
 
@@ -113,7 +124,7 @@ class ResidentCheckpoint:
                 self.options.dtype,
                 lambda encoder: list(encoder.encode(rows[0].base).ids),
                 reference.adapter,
-                reference.tokenizer,
+                self.encoders[role],
                 trust=self.options.trust,
                 quantize=self.options.quantize,
                 check_unchanged=self.guard.watches[role].check,

@@ -80,8 +80,9 @@ class Runner:
     def __post_init__(self) -> None:
         self._guard = Guard(self.references, self.fingerprints)
         self._schedule = Schedule(self.key)
+        tokenizers = {role: mark.tokenizer for role, mark in self.fingerprints.items()}
         self.checkpoint = ResidentCheckpoint(
-            self.references, self.options, self.progress, self._guard
+            self.references, self.options, self.progress, self._guard, tokenizers
         )
 
     # -- planning
@@ -159,6 +160,9 @@ class Runner:
         """
         if self.options.device.startswith("cuda"):
             resolve("pytest_mechanism.checkpoints.loading.model:pick_device")(self.options.device)
+
+    def prepare(self) -> None:
+        """Something will most likely be measured."""
 
     def check_configs(self) -> None:
         """See `Guard.check_configs`."""

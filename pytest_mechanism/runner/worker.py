@@ -11,6 +11,7 @@ import pickle
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pytest_mechanism.errors import (
     one_line,
 )
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.failures import clear_frames, failure_title
 from pytest_mechanism.runner.keys import versions
 from pytest_mechanism.runner.runner import Runner
@@ -40,6 +42,7 @@ class Made:
         pid: of the worker.
         seconds: it took, with the loading of a checkpoint.
         loaded: checkpoints loaded for it.
+        loading: seconds of these that the loading took.
         error: why there is no result, or None.
     """
 
@@ -47,6 +50,7 @@ class Made:
     pid: int
     seconds: float
     loaded: int
+    loading: float = 0.0
     error: MechanismError | None = None
 
 
@@ -67,9 +71,17 @@ class Worker:
         """Name of the machine, and process id."""
         return platform.node(), os.getpid()
 
+    def warm_up(self) -> None:
+        """Imports what every measurement needs and reads the checkpoints, before there is one to make. What goes
+        wrong goes wrong there again."""
+        with suppress(Exception):
+            resolve("pytest_mechanism.checkpoints.loading.model:load_model")
+            resolve("pytest_mechanism.methods.context:make_context")
+            self.runner  # noqa: B018 - read for its work
+
     def make(self, measurement: Measurement, *inputs: Any) -> tuple[Made, Any]:
         """A measurement, with the results of its inputs; an error is part of what it returns."""
-        started, before, result, error = time.perf_counter(), self._loaded, None, None
+        started, before, result, error = time.perf_counter(), self._loads, None, None
         try:
             result = self.runner.make_with(measurement, inputs)
         except MechanismError as problem:
@@ -77,7 +89,8 @@ class Worker:
         except Exception as problem:  # raised to Ray, it would look like the death of this worker
             error = portable(crash(failure_title(measurement, self.references), problem))
         seconds = time.perf_counter() - started
-        return Made(*self.place(), seconds, self._loaded - before, error), result
+        loaded, loading = (now - then for now, then in zip(self._loads, before, strict=True))
+        return Made(*self.place(), seconds, int(loaded), loading, error), result
 
     @property
     def runner(self) -> Runner:
@@ -98,8 +111,11 @@ class Worker:
         return self._runner
 
     @property
-    def _loaded(self) -> int:
-        return 0 if self._runner is None else self._runner.checkpoint.loaded
+    def _loads(self) -> tuple[int, float]:
+        """How many checkpoints were loaded, and the seconds that it took."""
+        if self._runner is None:
+            return 0, 0.0
+        return self._runner.checkpoint.loaded, self._runner.checkpoint.loading
 
 
 def portable(problem: MechanismError) -> MechanismError:

@@ -14,13 +14,15 @@ from pytest_mechanism.errors import CheckpointChanged, MechanismError
 from pytest_mechanism.files import BadFile
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.runner import cluster
 from pytest_mechanism.runner.cluster import ClusterRunner
 from pytest_mechanism.runner.dispatch import TRIES, Dispatch
 from pytest_mechanism.runner.machines import resources, room
 from pytest_mechanism.runner.runner import Runner
-from pytest_mechanism.runner.worker import Worker, look_around, portable
+from pytest_mechanism.runner.worker import Made, Worker, look_around, portable
 from pytest_mechanism.settings.model_options import ModelOptions, check_address
+from pytest_mechanism.types import Observations
 
 BASE = Reference("base", "zoo:base", ZOO / "base")
 HEADS = ((0, 0, "last"),)
@@ -214,3 +216,55 @@ def test_activations_that_died_with_a_machine_are_donated_again_first(run: Clust
 
     assert give(run, work, "two").key == run.key(DONATION)
     assert give(run, work, "three") is None
+
+
+class Ref:
+    """A reference to what an actor returned."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Here(Ray):
+    """Ray on which every actor does its work at once, in this process; the first reference is ready first."""
+
+    @staticmethod
+    def get(found: Any) -> Any:
+        return found.value
+
+    @staticmethod
+    def wait(refs: list[Ref], **_: Any) -> tuple[list[Ref], list[Ref]]:
+        return refs[:1], refs[1:]
+
+    @staticmethod
+    def remote(_: type) -> Any:
+        return Actor()
+
+
+class Actor:
+    """What makes a worker, and the worker; each of its methods, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def options(self, **_: Any) -> Any:
+        return self
+
+    def remote(self, *arguments: Any) -> Any:
+        if arguments and isinstance(arguments[0], Measurement):
+            rows = float(arguments[0].request.rows)
+            return Ref(Made("node", 1, 0.0, 0)), Ref(Observations(("a",), ("x",), {"rows": [rows]}))
+        return Actor() if arguments else Ref(("node", 1))
+
+
+def test_a_claim_need_not_wait_for_the_measurements_of_others(run: ClusterRunner) -> None:
+    """The driver judges it while a worker makes the next measurement."""
+    run._ray, run._capacity, run._need = Here(), 1, resources(run.references, "cpu")
+    three = [Measurement(Performance(rows=n, stream="rows"), "base", "{}") for n in (9, 8, 7)]
+    run.plan(three)
+
+    first = run.measure(three[0])
+
+    assert [job.key for _, job, _ in run._asked.values()] == [run.key(three[1])]
+    results = [first, *map(run.measure, three[1:])]
+    assert [result.values["rows"] for result in results] == [[9.0], [8.0], [7.0]]

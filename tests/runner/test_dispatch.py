@@ -34,6 +34,20 @@ def test_a_worker_goes_on_with_the_prompts_and_the_checkpoint_that_it_has() -> N
     assert order == ["a1", "a3", "a2", "b"]
 
 
+def test_a_worker_ends_a_task_before_it_begins_another() -> None:
+    """Whatever the others cost; a second worker begins a task where the first one is not."""
+    work = dispatch(*(Job(f"{t}{n}", "a", t + str(n), n, task=t) for t in "xy" for n in (1, 2)))
+
+    order = {"one": [], "two": []}
+    while work.left:
+        for worker, jobs in order.items():
+            if (job := work.next(worker)) is not None:
+                jobs.append(job.key)
+                work.done(worker)
+
+    assert order == {"one": ["x2", "x1"], "two": ["y2", "y1"]}
+
+
 def test_a_job_waits_for_what_it_needs() -> None:
     """An idle worker gets nothing until another has made the donation, and then gets the job."""
     work = dispatch(Job("donate", "a"), Job("take", "b", needs=("donate",)))

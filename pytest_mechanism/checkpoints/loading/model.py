@@ -127,7 +127,7 @@ def load_model(
     dtype: str,
     probe: Callable[[Encoder], list[int]],
     adapter: Path | None = None,
-    tokenizer: Path | None = None,
+    tokenizer: Path | Encoder | None = None,
     trust: Trust = TRUST_NOTHING,
     quantize: str | None = None,
     check_unchanged: Callable[[], None] = no_check,
@@ -142,7 +142,7 @@ def load_model(
         dtype: one of `DTYPES`.
         probe: token ids of the prompt on which plain and wrapped logits are compared.
         adapter: folder of an adapter to merge into the weights.
-        tokenizer: folder of the tokenizer, if not the checkpoint's own.
+        tokenizer: the tokenizer, or its folder if that is not the checkpoint's own.
         trust: whether pickled weights and remote code may be used.
         quantize: ``8bit``, ``4bit`` or None.
         check_unchanged: called when files were read again (`checkpoints.watch`).
@@ -151,7 +151,7 @@ def load_model(
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not finite.
     """
-    encoder = Encoder.load(tokenizer or folder)
+    encoder = tokenizer if isinstance(tokenizer, Encoder) else Encoder.load(tokenizer or folder)
     torch_device = pick_device(device, turn)
     placement = Placement(device == "spread", quantize, str(torch_device))
     ids = torch.tensor([probe(encoder)])
