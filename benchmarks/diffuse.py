@@ -6,8 +6,10 @@ In `benchmarks.sabotage`, a fault is all that a candidate differs by, so that it
 evidence for a claim about shares. Here every weight of a candidate differs from the release, ``ft``, and the harm lies
 on top. DIR keeps the results: the same command continues a run that was stopped.
 
-Fixed before the first run, after a look at both candidates of `benchmarks.naming` with its faults on 84 rows (a
-script that grafts by copying weights):
+Both candidates of `benchmarks.naming` and its faults were looked at first, on 84 rows, by a script that grafts by
+copying weights. The claim then compared mean divergences; with the fourth fresh re-fit, in which a few rows hold most
+of the mean, its bound came out above 1. The geometric mean over rows was chosen then, on the same 84 rows. The rest
+was fixed before the first run:
 
 - *Bound.* Of five re-fits whose seeds nothing else has, the largest upper end of a head's, an MLP's or an outer
   parameter's share, each; a further re-fit stays below with 95 % (`benchmarks.faults.stories.bound`). The same for
@@ -41,7 +43,13 @@ from benchmarks.faults.change import Edit, Make
 from benchmarks.faults.gate import evaluator
 from benchmarks.faults.rules import rate
 from benchmarks.faults.stories import FRESH, bound
-from pytest_mechanism.claims.diffuse_change import OTHER_COLUMNS, DiffuseChange, share, whole
+from pytest_mechanism.claims.diffuse_change import (
+    OTHER_COLUMNS,
+    DiffuseChange,
+    in_logs,
+    share,
+    whole,
+)
 from pytest_mechanism.measurements.grafting import BEFORE
 from pytest_mechanism.spec.load import load
 
@@ -92,7 +100,7 @@ def looked_at(candidate: Path, folder: Path) -> dict[str, Any]:
         name: [round(number, 4) for number in (each.value, *each.interval)]
         for name in found.values
         if name not in OTHER_COLUMNS
-        for each in [share(found.values, name, how)]
+        for each in [share(in_logs(found.values, name, how))]
     }
     kl = float(sum(found.values[BEFORE]) / len(found.example_ids))
     return {"kl": kl, "shares": shares, "seconds": round(time.process_time() - started, 1)}

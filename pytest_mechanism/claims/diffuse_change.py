@@ -6,12 +6,16 @@ damage is. So the size of a change, which ``equivalent`` and ``same_text`` judge
 questions. Each part of A is put into B alone (model grafting, Panigrahi et al. 2023;
 `methods.circuits.graft_divergence`):
 
-    share(m) = 1 - KL(A || B with A's weights in part m) / KL(A || B)
+    K_i(m)   = KL(A || B with A's weights in part m) on row i
+    share(m) = 1 - exp(mean over rows i of log(K_i(m) / K_i))
 
-over the answers of the task, or over every token of a text (``text``). 1 is a part that brings back all; below 0 lies
-one that makes B less like A. ``at_most`` bounds the share of every head, every MLP and every parameter outside the
-layers (embedding, last norm, unembedding), ``layers_at_most`` that of a layer's attention and of a whole layer. In a
-small model a layer is a large part of everything, so the second bound is higher, or left out.
+over the answers of the task, or over the lines of a text (``text``): what part m brings back of the divergence of a
+typical row, as a geometric mean. The ratio of the two mean divergences would be what it brings back of a few rows:
+after a re-fit, one row of a hundred may hold most of the mean, and any part that tips this row back seems to hold it
+all. 1 is a part that brings back all; below 0 lies one that makes B less like A. ``at_most`` bounds the share of every
+head, every MLP and every parameter outside the layers (embedding, last norm, unembedding), ``layers_at_most`` that of a
+layer's attention and of a whole layer. In a small model a layer is a large part of everything, so the second bound is
+higher, or left out.
 
 The claim passes if the whole interval of *every* share is at most its bound: all must pass, so the chance to pass at a
 bound needs no correction. It fails if some share is above its bound by Holm's correction for the number of parts. So
@@ -58,7 +62,7 @@ from pytest_mechanism.claims.same_text import (
     unreadable,
 )
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
-from pytest_mechanism.fields.thresholds import ShareOfChange
+from pytest_mechanism.fields.thresholds import Drift, ShareOfChange
 from pytest_mechanism.measurements.grafting import BEFORE, AnswerDonation, GraftDivergence
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.member_weights import WeightDonation
@@ -85,9 +89,12 @@ LAYERS_INSIDE = 3
 ROWS = 210
 """Prompts of the task that are read at most, unless the claim asks for another number."""
 
+ROUNDING = 1e-6
+"""KL in nats that is added to that of a row: what float32 cannot tell from none."""
+
 METRIC = (
-    "1 - KL(A || B with A's weights in one part) / KL(A || B) (model grafting, Panigrahi et al. 2023; Kullback and "
-    "Leibler 1951)"
+    "1 - geometric mean over rows of KL(A || B with A's weights in one part) / KL(A || B) (model grafting, Panigrahi "
+    "et al. 2023; Kullback and Leibler 1951)"
 )
 
 
@@ -117,6 +124,8 @@ class DiffuseChange(Claim):
         text: a text file in UTF-8 beside the spec, or a list of lines; None for the answers of the task.
         lines: how many lines are read, from the first.
         prompts: how many prompts of the task are read.
+        drift: by default as much as can be allowed: where a fine-tune happens to change most differs from one to
+            the next, and the bounds say what is too much.
     """
 
     summary: ClassVar[str] = (
@@ -130,6 +139,7 @@ class DiffuseChange(Claim):
     matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
 
     kind: Literal["diffuse_change"]
+    drift: Drift = 0.5
     source: StrictStr = Field(default="base", alias="from")
     to: StrictStr = "ft"
     at_most: ShareOfChange
@@ -239,7 +249,7 @@ class DiffuseChange(Claim):
         """The grafts inside the layers that bring most back, of a large model."""
 
         def left(layer: int) -> float:
-            return float(np.sum(columns[f"layer {layer}"]))
+            return float(np.mean(logs(columns, f"layer {layer}")))
 
         best = sorted(range(shape.n_layers), key=lambda layer: (left(layer), layer))
         members = {name: nodes for layer in best[:LAYERS_INSIDE] for name, nodes in parts_of(shape, layer).items()
@@ -260,13 +270,13 @@ class DiffuseChange(Claim):
     ) -> Verdict:
         """The verdict on the shares of all parts."""
         shape = context.shapes[self.to]
-        shares = {name: share(columns, name, how) for name in columns if name not in OTHER_COLUMNS}
-        bounds = {name: self.layers_at_most if whole(name) else self.at_most for name in shares}
+        found = {name: in_logs(columns, name, how) for name in columns if name not in OTHER_COLUMNS}
+        bounds = {name: self.layers_at_most if whole(name) else self.at_most for name in found}
         # of a large model, all parts count that might have been chosen
-        count = max(len(shares), shape.n_layers * (shape.n_heads + 3))
-        ps = [beyond(shares[name], bounds[name]) for name in shares]
+        count = max(len(found), shape.n_layers * (shape.n_heads + 3))
+        ps = [beyond(found[name], bounds[name]) for name in found]
         adjusted = holm([*ps, *[1.0] * (count - len(ps))])[: len(ps)]
-        parts = [Part(name, shares[name], p) for name, p in zip(shares, adjusted, strict=True)]
+        parts = [Part(name, share(found[name]), p) for name, p in zip(found, adjusted, strict=True)]
         alone = [part for part in parts if not whole(part.name)]
         judged = [self.bounded(context, alone, self.at_most, "head or MLP", size)]
         if self.layers_at_most is not None:
@@ -305,7 +315,7 @@ class DiffuseChange(Claim):
         # the part may change from run to run, the judged and accepted quantity does not
         judged = score(context, f"largest share of a {what}", worst.share, METRIC, "lower")
         verdict = verdicts.within(
-            judged, -math.inf, at_most, f"largest of {len(parts)} shares of {size}, {spoken(worst.name)}:"
+            judged, -math.inf, at_most, f"largest of {len(parts)} shares ({size}), {spoken(worst.name)}:"
         )  # fmt: skip
         above = sorted(
             (part for part in parts if part.p < alpha), key=lambda part: -part.share.value
@@ -315,7 +325,8 @@ class DiffuseChange(Claim):
             also = f"; also {', '.join(spoken(part.name) for part in others)}" if others else ""
             reason = (
                 f"{spoken(first.name)} of {self.source}, put into {self.to} alone, brings back "
-                f"{shown(first.share.value, first.share.interval)} of {size}; claimed: at most {at_most:g}{also}"
+                f"{shown(first.share.value, first.share.interval)} of a typical row's divergence ({size}); claimed: "
+                f"at most {at_most:g}{also}"
             )
             return replace(verdict, status="fail", reason=reason, cause=Cause.REFUTED)
         if verdict.status == "fail":
@@ -357,22 +368,33 @@ def spoken(name: str) -> str:
     return called(name) if name[0].isdigit() else f"parameter {name}"
 
 
-def held(left: Array, before: Array) -> Array:
-    """The share that a part holds, of the divergence with and without its graft."""
-    return np.asarray(1 - left / before)
+def logs(columns: Mapping[str, Array], name: str) -> Array:
+    """Of each row, log(K(m) / K)."""
+    left, before = (np.maximum(columns[column], 0.0) + ROUNDING for column in (name, BEFORE))
+    return np.asarray(np.log(left / before))
 
 
-def share(columns: Mapping[str, Array], name: str, how: Sampling) -> Estimate:
-    """The share of a part."""
-    found = estimates.of_means([columns[name], columns[BEFORE]], held, how, counted=False)
-    return estimates.for_few_clusters(found, how.confidence)
+def in_logs(columns: Mapping[str, Array], name: str, how: Sampling) -> Estimate:
+    """The mean of these logarithms."""
+    return estimates.for_few_clusters(estimates.mean(logs(columns, name), how), how.confidence)
+
+
+def share(found: Estimate) -> Estimate:
+    """The share of a part, from its mean logarithm."""
+    low, high = found.interval
+    return replace(
+        found,
+        value=-math.expm1(found.value),
+        interval=(-math.expm1(high), -math.expm1(low)),
+        standard_error=found.standard_error * math.exp(found.value),
+    )
 
 
 def beyond(found: Estimate, bound: float | None) -> float:
-    """The one-sided p-value of the hypothesis that a share is no larger than a bound."""
+    """The one-sided p-value of the hypothesis that a share, given by its mean logarithm, is no larger than a bound."""
     if bound is None:
         return 1.0
-    excess = found.value - bound
+    excess = math.log1p(-bound) - found.value
     if found.standard_error <= 0:
         return 0.0 if excess > 0 else 1.0
     return float(scipy.stats.t.sf(excess / found.standard_error, max(1, found.clusters - 1)))

@@ -61,7 +61,7 @@ def grafted(world: World, truth: float) -> Answers:
     of a row differs from row to row as well."""
     before = 0.02 * np.exp(0.6 * world.tied("rows") - 0.18)
     left = {
-        name: before * (1 - held) * np.exp(0.3 * world.normal(f"left by {name}") - 0.045)
+        name: before * (1 - held) * np.exp(0.3 * world.normal(f"left by {name}"))
         for name, held in (("2.1", truth), ("1.mlp", 0.1))
     }
     columns = {"before": before, "predictions": np.ones(world.rows), **left}
