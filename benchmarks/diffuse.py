@@ -157,7 +157,7 @@ def text(entries: Mapping[str, Mapping[str, Any]]) -> str:
         group: {k: e for k, e in entries.items() if e["group"] == group}
         for group in ("fresh", "benign", "harmed")
     }
-    told = []
+    told = [f"{len(of['harmed'])} harmed and {len(of['benign'])} benign candidates"]
     bounds = {}
     for layers, what in (
         (False, "heads, MLPs and outer parameters"),
@@ -182,7 +182,8 @@ def text(entries: Mapping[str, Mapping[str, Any]]) -> str:
     told.append(f"{'harm of at most a re-fit':28} seen {rate(seen(e) for e in small)}")
     red = [e for e in of["harmed"].values() if seen(e)]
     told.append(
-        f"of those seen, largest share of the hurt head {rate(first(e) == e['hurt'] for e in red)}"
+        f"the hurt head has the largest share of a head or MLP, of those seen: "
+        f"{rate(first(e) == e['hurt'] for e in red)}"
     )
     told.append(f"benign changes red           {rate(seen(e) for e in of['benign'].values())}")
     told += [f"  red: {name}" for name, e in of["benign"].items() if seen(e)]

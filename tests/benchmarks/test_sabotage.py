@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import fault_reports, naming, sabotage
+from benchmarks import diffuse, fault_reports, naming, sabotage
 from benchmarks.faults import (
     entity_tracking,
     rules,
@@ -221,6 +221,15 @@ def test_the_page_has_the_figures_of_the_heads_that_reports_name(
     rate = re.search(r"by the report +(.*)", printed)
     assert rate is not None
     assert rate[1] in " ".join((ROOT / "README.md").read_text("utf-8").split())
+
+
+def test_the_page_has_the_figures_of_concentrated_changes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the kept results of ``benchmarks.diffuse``, word for word."""
+    assert diffuse.main(["--folder", str(RESULTS.parent / "diffuse"), "--report"]) == 0
+    printed = capsys.readouterr().out
+    assert printed in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
 
 
 def test_reports_are_drawn_among_red_faults(run: Run) -> None:

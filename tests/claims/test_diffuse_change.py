@@ -58,6 +58,22 @@ def test_a_part_that_brings_most_back_is_named_whatever_the_size_of_the_change()
     assert near.scores[0].name == "largest share of a head or MLP"
 
 
+def test_a_row_that_holds_most_of_the_mean_does_not_decide() -> None:
+    """One row of 70 has nine tenths of the divergence, and a head that brings back this row alone; a typical row of
+    another head's is brought back by nine tenths, and the mean hardly."""
+    before = np.where(np.arange(N) == 7, 10.0, 0.016)
+    rare = np.where(np.arange(N) == 7, 0.998, 0.01)
+    common = np.where(np.arange(N) == 7, 0.0, 0.9)
+    columns = {"before": before, "predictions": np.ones(N)}
+    claim = DiffuseChange(kind="diffuse_change", at_most=0.6)
+    status = {}
+    for name, held in (("rare", rare), ("common", common)):
+        parts = columns | {"2.1": before * (1 - held), "1.mlp": before * 0.99}
+        answers = {"Performance": {"correct": np.ones(N)}, "GraftDivergence": parts}
+        status[name] = claim.judge(context_of(N), measured(answers, {})).status
+    assert status == {"rare": "pass", "common": "fail"}
+
+
 def test_layers_have_a_bound_of_their_own_or_none() -> None:
     """.8 of the change in a layer is too much only where the claim says so."""
     shares = {"h2_1": 0.3 + NOISY, "layer_2": 0.8 + NOISY}
@@ -137,4 +153,5 @@ def test_a_doubled_value_matrix_lies_in_its_head(tmp_path: Path) -> None:
     verdict = gate.judge(loaded, loaded.claims["spread"], "pair")
     gate.runner.checkpoint.release()
     assert verdict.status == "fail"
-    assert verdict.reason.startswith("head 2.6 of base, put into ft alone, brings back 1.000 [")
+    assert verdict.reason.startswith("head 2.6 of base, put into ft alone, brings back 0.99")
+    assert verdict.scores[0].value == pytest.approx(1, abs=0.005)

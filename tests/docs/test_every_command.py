@@ -75,6 +75,8 @@ ALIKE = {
         ("tests/benchmarks/test_sabotage.py", "no picture"),
     "python -m benchmarks.naming --folder benchmarks/faults/named --report":
         ("tests/benchmarks/test_sabotage.py", "as it stands"),
+    "python -m benchmarks.diffuse --folder benchmarks/faults/diffuse --report":
+        ("tests/benchmarks/test_sabotage.py", "as it stands"),
     "python -m benchmarks.sabotage --folder benchmarks/faults/results --suite stories --report":
         ("tests/benchmarks/test_sabotage.py", "as it stands"),
     "python -m benchmarks.sabotage --folder benchmarks/faults/results --suite wrapper --report":
@@ -123,6 +125,7 @@ NOT_RUN = {
     "python -m benchmarks.sabotage --folder results --suite stories": "it runs for half an hour",
     "python -m benchmarks.sabotage --folder results --suite wrapper": "it runs for an hour",
     "python -m benchmarks.naming --folder named": "it runs for ten minutes",
+    "python -m benchmarks.diffuse --folder diffuse": "it runs for half an hour",
     "pytest circuits/paper_two/stories.yaml --model-pair stories_base,stories_kept --mechanism-model "
     "control=stories_none": "it trains for minutes; docs/paper-two.md has its verdicts",
 }  # fmt: skip
