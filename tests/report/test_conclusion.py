@@ -162,6 +162,23 @@ def test_reds_that_explain_others_come_first() -> None:
     assert conclusion.state == "accuracy"
 
 
+def test_lost_refusals_are_told_before_answers_that_are_less_sure() -> None:
+    """A candidate that solves the task and refuses nothing: what it lost are the refusals. Where it no longer solves
+    the task, that comes first."""
+    refusals = claim(
+        "refuses", verdict="fail", kind="suppression_holds", order=5, reason="0.03 is low"
+    )
+    less_sure = claim("as_sure", "pair", "fail", kind="equivalent", reason="-0.005 is low")
+    conclusion = conclude(report(*SOLVES, less_sure, refusals))
+    assert conclusion.state == "behaviour"
+    assert conclusion.sentences == (
+        "2 of 4 claims broke.",
+        "First, refuses on ft: it broke (0.03 is low).",
+    )
+    unsolved = conclude(report(claim("solves", verdict="fail"), less_sure, refusals))
+    assert unsolved.state == "accuracy"
+
+
 def test_a_spec_that_the_base_model_does_not_meet() -> None:
     """Says nothing about the candidate, although the candidate's claims are red too."""
     foreign = replace(BROKEN, role="base", models=("base",), cause=Cause.REFERENCE_FAILS)
