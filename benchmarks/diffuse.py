@@ -24,7 +24,6 @@ was fixed before the first run:
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import tempfile
@@ -38,18 +37,13 @@ import torch
 
 from benchmarks import naming
 from benchmarks.faults import entity_tracking, learned
-from benchmarks.faults.book import Book
+from benchmarks.faults.book import Book, command
 from benchmarks.faults.change import Edit, Make
 from benchmarks.faults.gate import evaluator
 from benchmarks.faults.rules import rate
 from benchmarks.faults.stories import FRESH, bound
-from pytest_mechanism.claims.diffuse_change import (
-    OTHER_COLUMNS,
-    DiffuseChange,
-    in_logs,
-    share,
-    whole,
-)
+from pytest_mechanism.claims.diffuse_change import DiffuseChange
+from pytest_mechanism.claims.parts import OTHER_COLUMNS, in_logs, share, whole
 from pytest_mechanism.measurements.grafting import BEFORE
 from pytest_mechanism.spec.load import load
 
@@ -197,17 +191,9 @@ def first(entry: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Does `diffuse_change` tell harm from a re-fit?")
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--minutes", type=float, default=1e6, help="end after so many minutes")
-    parser.add_argument("--report", action="store_true", help="measure nothing, print the tables")
-    typed = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    typed.folder.mkdir(parents=True, exist_ok=True)
-    if not typed.report:
-        go(typed.folder, time.time() + 60 * typed.minutes)
-    print(text(Book(typed.folder / "diffuse.jsonl").entries))
-    return 0
+    return command(
+        "Does `diffuse_change` tell harm from a re-fit?", "diffuse.jsonl", go, text, arguments
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ sure by the t test that this list does not use.)
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import tempfile
@@ -41,7 +40,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from benchmarks.faults import learned, sizes, weights
-from benchmarks.faults.book import Book
+from benchmarks.faults.book import Book, command
 from benchmarks.faults.change import Change, Edit, Make, Workshop
 from benchmarks.faults.gate import MEMBER, Judgement, evaluator, named
 from benchmarks.faults.rules import rate
@@ -229,17 +228,7 @@ def mentioned(lines: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Does a report name the harmed head first?")
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--minutes", type=float, default=1e6, help="end after so many minutes")
-    parser.add_argument("--report", action="store_true", help="measure nothing, print the tables")
-    typed = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    typed.folder.mkdir(parents=True, exist_ok=True)
-    if not typed.report:
-        go(typed.folder, time.time() + 60 * typed.minutes)
-    print(text(Book(typed.folder / "naming.jsonl").entries))
-    return 0
+    return command("Does a report name the harmed head first?", "naming.jsonl", go, text, arguments)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def test_it_ends_with_the_process_that_a_test_ends(tmp_path: Path) -> None:
     started = subprocess.Popen([*warm_python.COMMAND, "-c", code], cwd=tmp_path)
     written = tmp_path / "pid"
     while not (written.exists() and written.read_text()):
+        assert started.poll() is None
         time.sleep(0.05)
     started.send_signal(signal.SIGKILL)
     started.wait()

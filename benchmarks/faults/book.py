@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 @dataclass
@@ -43,3 +47,33 @@ class Book:
         self.entries[key] = value
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "value": value}) + "\n")
+
+
+def command(
+    description: str,
+    file: str,
+    go: Callable[[Path, float], None],
+    text: Callable[[Mapping[str, Any]], str],
+    arguments: Sequence[str] | None,
+) -> int:
+    """The command of a benchmark that continues where it was: measures, unless a report is asked for, and prints the
+    tables. Returns the exit code.
+
+    Args:
+        description: of the benchmark.
+        file: name of the book.
+        go: measures into a folder, until a point in time.
+        text: the tables of the entries.
+        arguments: of the command.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--minutes", type=float, default=1e6, help="end after so many minutes")
+    parser.add_argument("--report", action="store_true", help="measure nothing, print the tables")
+    typed = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    typed.folder.mkdir(parents=True, exist_ok=True)
+    if not typed.report:
+        go(typed.folder, time.time() + 60 * typed.minutes)
+    print(text(Book(typed.folder / file).entries))
+    return 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictStr
+from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
@@ -225,3 +225,27 @@ class PerRoleClaim(Claim):
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
+
+
+class PairClaim(Claim):
+    """A claim that compares two models, judged once.
+
+    Attributes:
+        source: YAML ``from``: role of the reference model.
+        to: role of the model that is compared with it.
+    """
+
+    source: StrictStr = Field(default="base", alias="from")
+    to: StrictStr = "ft"
+
+    @model_validator(mode="after")
+    def check_two_roles(self) -> PairClaim:
+        if self.source == self.to:
+            raise ValueError("from and to must be two roles")
+        return self
+
+    def roles(self) -> tuple[str, ...]:
+        return (PAIR,)
+
+    def models(self, role: str) -> tuple[str, ...]:
+        return (self.to, self.source)

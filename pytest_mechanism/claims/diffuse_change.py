@@ -41,15 +41,24 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import scipy
-from pydantic import Field, StrictStr, model_validator
+from pydantic import Field, model_validator
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import PAIR, Claim
+from pytest_mechanism.claims.base import PairClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.moved_work import called
-from pytest_mechanism.claims.patched_alone import ALL_UP_TO
+from pytest_mechanism.claims.parts import (
+    OTHER_COLUMNS,
+    beyond,
+    in_logs,
+    is_head,
+    large,
+    logs,
+    parts_of,
+    share,
+    spoken,
+    whole,
+)
 from pytest_mechanism.claims.same_text import (
     MOST_LINES,
     Text,
@@ -67,8 +76,8 @@ from pytest_mechanism.measurements.grafting import BEFORE, AnswerDonation, Graft
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.member_weights import WeightDonation
 from pytest_mechanism.measurements.text_divergence import TextDivergence, TextDonation
-from pytest_mechanism.nodes import MLP, Node, spelled
-from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.nodes import Node
+from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.estimates import Array, Estimate, Sampling
 from pytest_mechanism.statistics.honesty import beats, not_needed
 from pytest_mechanism.statistics.multiple import holm
@@ -88,9 +97,6 @@ LAYERS_INSIDE = 3
 
 ROWS = 210
 """Prompts of the task that are read at most, unless the claim asks for another number."""
-
-ROUNDING = 1e-6
-"""KL in nats that is added to that of a row: what float32 cannot tell from none."""
 
 METRIC = (
     "1 - geometric mean over rows of KL(A || B with A's weights in one part) / KL(A || B) (model grafting, Panigrahi "
@@ -113,7 +119,7 @@ class Part:
     p: float
 
 
-class DiffuseChange(Claim):
+class DiffuseChange(PairClaim):
     """No part of a model holds most of its difference from another.
 
     Attributes:
@@ -140,8 +146,6 @@ class DiffuseChange(Claim):
 
     kind: Literal["diffuse_change"]
     drift: Drift = 0.5
-    source: StrictStr = Field(default="base", alias="from")
-    to: StrictStr = "ft"
     at_most: ShareOfChange
     layers_at_most: ShareOfChange | None = None
     text: Text | None = None
@@ -149,18 +153,10 @@ class DiffuseChange(Claim):
     prompts: Annotated[int, Field(strict=True, ge=LEAST)] = ROWS
 
     @model_validator(mode="after")
-    def check_roles_and_text(self) -> DiffuseChange:
-        if self.source == self.to:
-            raise ValueError("from and to must be two roles")
+    def check_text(self) -> DiffuseChange:
         if self.text is not None and (why := too_short(self.text, self.lines)):
             raise ValueError(why)
         return self
-
-    def roles(self) -> tuple[str, ...]:
-        return (PAIR,)
-
-    def models(self, role: str) -> tuple[str, ...]:
-        return (self.to, self.source)
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return () if self.text else (("rows", ""),)
@@ -333,68 +329,3 @@ class DiffuseChange(Claim):
             reason = f"{verdict.reason}, not significant once corrected for all parts"
             return replace(verdict, status="inconclusive", reason=reason, cause=Cause.UNSETTLED)
         return verdict
-
-
-OTHER_COLUMNS = (BEFORE, "predictions")
-
-
-def large(shape: Shape) -> bool:
-    """Whether there are too many heads and MLPs to graft each."""
-    return shape.n_layers * (shape.n_heads + 1) > ALL_UP_TO
-
-
-def parts_of(shape: Shape, layer: int) -> dict[str, tuple[Node, ...]]:
-    """A layer, its attention, its MLP and its heads, by name."""
-    heads: tuple[Node, ...] = tuple((layer, head) for head in range(shape.n_heads))
-    mlp: Node = (layer, MLP)
-    alone = {spelled(node): (node,) for node in (*heads, mlp)}
-    return {**alone, f"attention of layer {layer}": heads, f"layer {layer}": (*heads, mlp)}
-
-
-def whole(name: str) -> bool:
-    """Whether a part is a layer or its attention."""
-    return name.startswith(("layer ", "attention of layer "))
-
-
-def is_head(name: str) -> bool:
-    """Whether a part is a head."""
-    return name[0].isdigit() and not name.endswith(f".{MLP}")
-
-
-def spoken(name: str) -> str:
-    """A part in words."""
-    if whole(name):
-        return name
-    return called(name) if name[0].isdigit() else f"parameter {name}"
-
-
-def logs(columns: Mapping[str, Array], name: str) -> Array:
-    """Of each row, log(K(m) / K)."""
-    left, before = (np.maximum(columns[column], 0.0) + ROUNDING for column in (name, BEFORE))
-    return np.asarray(np.log(left / before))
-
-
-def in_logs(columns: Mapping[str, Array], name: str, how: Sampling) -> Estimate:
-    """The mean of these logarithms."""
-    return estimates.for_few_clusters(estimates.mean(logs(columns, name), how), how.confidence)
-
-
-def share(found: Estimate) -> Estimate:
-    """The share of a part, from its mean logarithm."""
-    low, high = found.interval
-    return replace(
-        found,
-        value=-math.expm1(found.value),
-        interval=(-math.expm1(high), -math.expm1(low)),
-        standard_error=found.standard_error * math.exp(found.value),
-    )
-
-
-def beyond(found: Estimate, bound: float | None) -> float:
-    """The one-sided p-value of the hypothesis that a share, given by its mean logarithm, is no larger than a bound."""
-    if bound is None:
-        return 1.0
-    excess = math.log1p(-bound) - found.value
-    if found.standard_error <= 0:
-        return 0.0 if excess > 0 else 1.0
-    return float(scipy.stats.t.sf(excess / found.standard_error, max(1, found.clusters - 1)))

@@ -25,9 +25,9 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, StrictBool, StrictStr, model_validator
+from pydantic import StrictBool, model_validator
 
-from pytest_mechanism.claims.base import PAIR, Claim
+from pytest_mechanism.claims.base import PairClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import (
     COLUMN,
@@ -55,7 +55,7 @@ LEAST_CHANCE = 1e-9
 """A chance of 0 has no logarithm."""
 
 
-class Equivalent(Claim):
+class Equivalent(PairClaim):
     """Two models do the task equally well.
 
     Attributes:
@@ -76,28 +76,18 @@ class Equivalent(Claim):
     needs_groups: ClassVar[bool] = False
 
     kind: Literal["equivalent"]
-    source: StrictStr = Field(default="base", alias="from")
-    to: StrictStr = "ft"
     margin: EquivalenceMargin
     of: Of = "accuracy"
     may_improve: StrictBool = False
 
     @model_validator(mode="after")
-    def check_roles_and_margin(self) -> Equivalent:
-        if self.source == self.to:
-            raise ValueError("from and to must be two roles")
+    def check_margin(self) -> Equivalent:
         if self.of == "accuracy" and self.margin > MOST_OF_ROWS:
             raise ValueError(
                 f"margin: of accuracies at most {MOST_OF_ROWS:g} (models that differ in a quarter of "
                 "their rows are not equivalent by any measure)"
             )
         return self
-
-    def roles(self) -> tuple[str, ...]:
-        return (PAIR,)
-
-    def models(self, role: str) -> tuple[str, ...]:
-        return (self.to, self.source)
 
     def refuted(self, verdict: Verdict) -> str:
         less = verdict.score is not None and verdict.score.value < 0

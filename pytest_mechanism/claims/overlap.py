@@ -32,7 +32,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.base import PAIR, Claim, Reference
+from pytest_mechanism.claims.base import PairClaim, Reference
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, Measure
 from pytest_mechanism.claims.heads_in_common import (
     INDICES,
@@ -56,7 +56,7 @@ from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Score, Verdict
 
 
-class Overlap(Claim):
+class Overlap(PairClaim):
     """The circuits of two models have the same heads.
 
     Attributes:
@@ -85,8 +85,6 @@ class Overlap(Claim):
     matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
 
     kind: Literal["overlap"]
-    source: StrictStr = Field(default="base", alias="from")
-    to: StrictStr = "ft"
     group: StrictStr | None = None
     searches: Annotated[StrictInt, Field(ge=2, le=100)] = 4
     jaccard_at_least: AtLeast | None = None
@@ -95,8 +93,6 @@ class Overlap(Claim):
 
     @model_validator(mode="after")
     def check_thresholds(self) -> Overlap:
-        if self.source == self.to:
-            raise ValueError("from and to must be two roles")
         if not self.least:
             raise ValueError(f"needs one of {', '.join(self.thresholds)}")
         return self
@@ -106,12 +102,6 @@ class Overlap(Claim):
         """Index -> its threshold, of those that the claim has."""
         named = {index: getattr(self, f"{index}_at_least") for index in INDICES}
         return {index: least for index, least in named.items() if least is not None}
-
-    def roles(self) -> tuple[str, ...]:
-        return (PAIR,)
-
-    def models(self, role: str) -> tuple[str, ...]:
-        return (self.to, self.source)
 
     def discovery_role(self, role: str, spec_found_on: str) -> str:
         return self.source

@@ -21,7 +21,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.patched_alone import ALL_UP_TO, SCREEN_ROWS, bands_of, number_alone
@@ -268,10 +267,9 @@ def member_change(profile: StageProfile, name: str, how: Sampling, margin: float
 
 def beyond(change: Estimate, margin: float) -> float:
     """The one-sided p-value of the hypothesis that a change is no larger than a margin in size."""
-    excess = abs(change.value) - margin
-    if change.standard_error <= 0:
-        return 0.0 if excess > 0 else 1.0
-    return float(scipy.special.stdtr(max(1, change.clusters - 1), -excess / change.standard_error))
+    return estimates.p_above_zero(
+        abs(change.value) - margin, change.standard_error, change.clusters
+    )
 
 
 def permuted(

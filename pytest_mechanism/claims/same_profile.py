@@ -31,10 +31,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from pydantic import Field, StrictStr, model_validator
-
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.base import PAIR, Claim
+from pytest_mechanism.claims.base import PairClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.moved_work import called, largest_first, sentences
 from pytest_mechanism.claims.moved_work import outside as outside_groups
@@ -62,7 +60,7 @@ from pytest_mechanism.types import Control, MemberChange, Score, Verdict
 METRIC = "share of what the source prompt does to the answer's centred logit (path patching of one member)"
 
 
-class SameProfile(Claim):
+class SameProfile(PairClaim):
     """Every head and MLP has the same effect in two models.
 
     Attributes:
@@ -81,22 +79,8 @@ class SameProfile(Claim):
     matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
 
     kind: Literal["same_profile"]
-    source: StrictStr = Field(default="base", alias="from")
-    to: StrictStr = "ft"
     margin: ShareMargin = 0.1
     outside_at_most: ShareMargin | None = None
-
-    @model_validator(mode="after")
-    def check_roles(self) -> SameProfile:
-        if self.source == self.to:
-            raise ValueError("from and to must be two roles")
-        return self
-
-    def roles(self) -> tuple[str, ...]:
-        return (PAIR,)
-
-    def models(self, role: str) -> tuple[str, ...]:
-        return (self.to, self.source)
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""), ("pairs", ""))

@@ -27,7 +27,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Discriminator, Field, StrictStr, Tag, model_validator
 
-from pytest_mechanism.claims.base import PAIR, Claim
+from pytest_mechanism.claims.base import PairClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import TokenDivergence
@@ -57,7 +57,7 @@ Text = Annotated[
 """A file beside the spec, or lines of the spec."""
 
 
-class SameText(Claim):
+class SameText(PairClaim):
     """A model predicts plain text as another does.
 
     Attributes:
@@ -78,16 +78,12 @@ class SameText(Claim):
     counted: ClassVar[str] = "lines"
 
     kind: Literal["same_text"]
-    source: StrictStr = Field(default="base", alias="from")
-    to: StrictStr = "ft"
     text: Text
     at_most: TokenDivergence
     lines: Annotated[int, Field(strict=True, ge=LEAST, le=MOST_LINES)] = PASSAGES
 
     @model_validator(mode="after")
-    def check_roles_and_text(self) -> SameText:
-        if self.source == self.to:
-            raise ValueError("from and to must be two roles")
+    def check_text(self) -> SameText:
         if why := too_short(self.text, self.lines):
             raise ValueError(why)
         return self
@@ -101,12 +97,6 @@ class SameText(Claim):
     def passages(self) -> tuple[Line, ...]:
         """The lines that are read."""
         return passages_of(self.text, self.lines)
-
-    def roles(self) -> tuple[str, ...]:
-        return (PAIR,)
-
-    def models(self, role: str) -> tuple[str, ...]:
-        return (self.to, self.source)
 
     def measurement(self, context: ClaimContext) -> Measurement[Observations]:
         lines = self.passages

@@ -26,9 +26,8 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import PAIR, Claim
+from pytest_mechanism.claims.base import PairClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.refusing import both_sets, only_if_discerning, refusal_rates
 from pytest_mechanism.claims.scoring import score
@@ -47,7 +46,7 @@ models the ratio varied by up to 0.3 between draws of 128 and by 0.1 between dra
 include."""
 
 
-class SparesSafetyWeights(Claim):
+class SparesSafetyWeights(PairClaim):
     """The weights that refusing needs changed no more than others.
 
     Attributes:
@@ -77,23 +76,9 @@ class SparesSafetyWeights(Claim):
     )
 
     kind: Literal["spares_safety_weights"]
-    source: StrictStr = Field(default="base", alias="from")
-    to: StrictStr = "ft"
     q: Portion = 0.05
     p: Portion = 0.05
     ratio_at_most: RatioAtMost
-
-    @model_validator(mode="after")
-    def check_thresholds(self) -> SparesSafetyWeights:
-        if self.source == self.to:
-            raise ValueError("from and to must be two roles")
-        return self
-
-    def roles(self) -> tuple[str, ...]:
-        return (PAIR,)
-
-    def models(self, role: str) -> tuple[str, ...]:
-        return (self.to, self.source)
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))

@@ -140,9 +140,9 @@ class SuppressionHolds(PerRoleClaim):
         refused, over_refused = refusal_rates(context, other, other_allowed, late=late)
         check_paired(own, other)
         gap = (
-            self.refuses_less(context, own, other, role)
+            self.change_of_rate(context, own, other, role)
             if self.of == "rate"
-            else less_sure(context, own, other, role)
+            else change_of_certainty(context, own, other, role)
         )
         verdict = verdicts.at_least(gap, -margin)
         if not tells_apart(refused, over_refused):
@@ -168,7 +168,7 @@ class SuppressionHolds(PerRoleClaim):
             cause=Cause.REFERENCE_FAILS,
         )
 
-    def refuses_less(
+    def change_of_rate(
         self, context: ClaimContext, own: Observations, other: Observations, role: str
     ) -> Score:
         """How much more often the model refuses than that of ``role``."""
@@ -178,7 +178,9 @@ class SuppressionHolds(PerRoleClaim):
         return score(context, f"refusal minus that of {role}", gap, metric)
 
 
-def less_sure(context: ClaimContext, own: Observations, other: Observations, role: str) -> Score:
+def change_of_certainty(
+    context: ClaimContext, own: Observations, other: Observations, role: str
+) -> Score:
     """How much surer of its refusals a model is than that of ``role``, in nats."""
     gap = estimates.difference(log_refusal(own), log_refusal(other), context.sampling(own))
     return score(

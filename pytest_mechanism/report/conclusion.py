@@ -5,8 +5,8 @@ Rules, in this order:
 1. Nothing was judged, or claims never ran: the run says nothing, and is not fine.
 2. Claims fail on the reference model: the spec does not fit it, so its claims say nothing about the candidate.
 3. Otherwise the claims about the candidate speak. Of several red claims, those that explain others come first:
-   accuracy, what the model refuses, how sure it is of right answers, groups from the input to the answer, the whole
-   circuit, transfer, cmap (`ClaimResult.order`).
+   accuracy, what the model refuses, equivalence, groups from the input to the answer, the whole circuit, transfer,
+   cmap (`ClaimResult.order`).
 
 A refuted claim says that something broke. A red claim that is not refuted (undecided, without a control, behind its
 baseline) says only that, and the sentence never claims more.
@@ -54,13 +54,6 @@ from pytest_mechanism.report.wording import (
 CANDIDATE = "ft"
 ACCURACY = ("accuracy", "coverage", "equivalent")
 """Claim kinds about the task alone."""
-REFUSALS = (
-    "suppression_holds",
-    "resists_jailbreak",
-    "refuses_after_prefill",
-    "suppression_holds_after",
-)
-"""Claim kinds about what a model must refuse."""
 
 MOST_SENTENCES = 3
 """Of a conclusion."""
@@ -233,10 +226,8 @@ def about_reds(
     broken = [result for result in reds if result.cause in BROKEN]
     accuracy = [r for r in broken if r.kind in ACCURACY and CANDIDATE in r.models]
     share = f"{len(reds)} of {claims(total)}"
-    lost = [result for result in accuracy if result.kind == "accuracy"]
-    answers = [r for r in broken if r.kind in REFUSALS and CANDIDATE in r.models]
-    if accuracy and (lost or not answers):
-        first = (lost or accuracy)[0]
+    if accuracy and accuracy[0] is next(r for r in broken if CANDIDATE in r.models):
+        first = next((result for result in accuracy if result.kind == "accuracy"), accuracy[0])
         sentence = f"{task_lost(accuracy, first)}.{may_follow(reds, first)}"
         about = [sentence, *doubtful_words(reds), *first_member(reds)]
         return "accuracy", about[:MOST_SENTENCES], first
@@ -248,8 +239,7 @@ def about_reds(
     fine = accuracy_is_fine(report)
     lead = [fine] if fine else []
     if broken:
-        # a model that lost its refusals, and is a little less sure of right answers, lost its refusals
-        first = answers[0] if accuracy else broken[0]
+        first = broken[0]
         behaviour = all(not result.groups and result.order <= BEHAVIOUR for result in broken)
         what = "The mechanism changed: "
         if behaviour:
@@ -303,7 +293,7 @@ def doubtful_words(reds: Sequence[ClaimResult]) -> list[str]:
     return [f"Look first at {match[1]}, too few rows to be sure." for match in found if match][:1]
 
 
-BEHAVIOUR = 10
+BEHAVIOUR = 11
 """The largest `ClaimResult.order` of claims about what a model says, not about its parts."""
 
 

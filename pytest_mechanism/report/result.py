@@ -75,12 +75,12 @@ def groups_of(claim: Claim) -> list[str]:
     return [*dict.fromkeys(names)]
 
 
-LAST_KINDS = {"accuracy": 0, "equivalent": 0, "transfer": 40, "cmap": 50}
+LAST_KINDS = {"accuracy": 0, "equivalent": 11, "transfer": 40, "cmap": 50}
 
 
 def order_of(claim: Claim, spec: Spec) -> int:
     """Where a claim stands among those that can explain each other, the smaller the earlier: accuracy, what the
-    model refuses and reveals, groups from the input to the answer, the whole circuit, transfer, cmap."""
+    model refuses and reveals, equivalence, groups from the input to the answer, the whole circuit, transfer, cmap."""
     groups = groups_of(claim)
     if claim.kind in LAST_KINDS or not claim.needs_groups or not groups:
         return order_of_kind(claim.kind, claim.needs_groups)

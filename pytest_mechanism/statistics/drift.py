@@ -143,16 +143,16 @@ def members_beyond(
     Both were measured on the same rows, so the spread of a member's change over rows is more than that
     of the difference. The one-sided p-values are corrected for the number of members (Holm).
     """
-    from scipy import special
+    from pytest_mechanism.statistics.estimates import p_above_zero
 
     new, old = received.get("members") or {}, accepted.get("members") or {}
     names = [name for name in new if name in old]
-    degrees = max(1, int(received.get("clusters", 2)) - 1)
+    clusters = int(received.get("clusters", 2))
     p = []
     for name in names:
         excess = abs(_number(new[name][0]) - _number(old[name][0])) - drift
         error = max(_number(new[name][1]), _number(old[name][1]), 1e-9)
-        p.append(float(special.stdtr(degrees, -excess / error)))
+        p.append(p_above_zero(excess, error, clusters))
     alpha = 1 - float(received.get("confidence", 0.95))
     beyond = [name for name, value in zip(names, holm(p), strict=True) if value < alpha]
     if not beyond:

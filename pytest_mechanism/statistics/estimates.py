@@ -259,6 +259,13 @@ def bootstrapped(
     return Estimate(value, (min(edges), max(edges)), error, n, len(counts))
 
 
+def p_above_zero(value: float, standard_error: float, clusters: int) -> float:
+    """The p-value of the hypothesis that a quantity is at most 0, against a larger one: Student's t over clusters."""
+    if standard_error <= 0:
+        return 0.0 if value > 0 else 1.0
+    return float(scipy.special.stdtr(max(1, clusters - 1), -value / standard_error))
+
+
 def for_few_clusters(estimate: Estimate, confidence: float) -> Estimate:
     """The estimate with an interval for a spread that few clusters estimate: wider by the ratio of Student's t
     to the normal distribution's z. An exact interval estimates no spread."""

@@ -35,7 +35,7 @@ class EstimateFile:
     Attributes:
         path: of the JSON file.
         earlier: what it holds.
-        asked: what was asked for since.
+        asked: the estimates that claims asked for since it was read.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class EstimateFile:
     asked: dict[str, Fields] = field(default_factory=dict)
 
     def save(self) -> None:
-        """Writes what was asked for, atomically, if the file lacks some of it."""
+        """Writes the estimates that claims asked for, atomically, if the file lacks one of them."""
         if self.asked.keys() <= self.earlier.keys():
             return
         content = {"format": FORMAT, "sha256": checksum(self.asked), "estimates": self.asked}

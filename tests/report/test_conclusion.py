@@ -166,9 +166,11 @@ def test_lost_refusals_are_told_before_answers_that_are_less_sure() -> None:
     """A candidate that solves the task and refuses nothing: what it lost are the refusals. Where it no longer solves
     the task, that comes first."""
     refusals = claim(
-        "refuses", verdict="fail", kind="suppression_holds", order=5, reason="0.03 is low"
+        "refuses", verdict="fail", kind="suppression_holds", order=10, reason="0.03 is low"
     )
-    less_sure = claim("as_sure", "pair", "fail", kind="equivalent", reason="-0.005 is low")
+    less_sure = claim(
+        "as_sure", "pair", "fail", kind="equivalent", order=11, reason="-0.005 is low"
+    )
     conclusion = conclude(report(*SOLVES, less_sure, refusals))
     assert conclusion.state == "behaviour"
     assert conclusion.sentences == (

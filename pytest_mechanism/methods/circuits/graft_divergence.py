@@ -1,12 +1,12 @@
 """How much of the divergence of two models one part of them holds: KL with that part grafted.
 
-    K        = KL(A || B)                                  in nats, over predictions
-    K(m)     = KL(A || B with A's weights in part m)       (model grafting, `methods.circuits.grafting`)
-    share(m) = 1 - K(m) / K
+    K    = KL(A || B)                                  in nats, over predictions
+    K(m) = KL(A || B with A's weights in part m)       (model grafting, `methods.circuits.grafting`)
 
-Parts are heads, attention, MLPs and layers, and every parameter outside the layers (embedding, last norm, unembedding).
-Shares need not add up to 1: parts that were trained together do less alone, and a part may make things worse.
-Predictions are those of every token of a text, or of the answers of the task's rows.
+The share that a part brings back follows from both (`claims.parts`). Parts are heads, attention, MLPs and layers, and
+every parameter outside the layers (embedding, last norm, unembedding). Shares need not add up to 1: parts that were
+trained together do less alone, and a part may make things worse. Predictions are those of every token of a text, or of
+the answers of the task's rows.
 
 The embedding and unembedding of a model with other words have rows in common with A's, which are grafted.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def donate(
 def at_last(
     said: Float[Tensor, "rows tokens words"], tokens: Tokens
 ) -> Float[Tensor, "rows 1 words"]:
-    """Of each row, what is said at its last token."""
+    """The log-probabilities at each row's last token."""
     return said[torch.arange(len(said), device=said.device), tokens.last][:, None]
 
 
@@ -106,52 +107,45 @@ def measure(
         device = context.model.device
         tokens = Tokens(batch.tokens.ids.to(device), batch.tokens.lengths.to(device))
         theirs = batch.log_probabilities.to(device)
-        whole = isinstance(said, Said)
-
-        def add(
-            name: str,
-            edits: Sequence[Edit] = (),
-            tokens: Tokens = tokens,
-            theirs: Tensor = theirs,
-            whole: bool = whole,
-        ) -> None:
-            own, _ = forward(context, tokens, edits=edits)
-            columns.add(name, apart(theirs, own if whole else at_last(own, tokens), tokens))
-
-        add(BEFORE)
-        predicted = tokens.lengths - 1 if whole else torch.ones_like(tokens.lengths)
+        left = partial(divergences, context, tokens, theirs)
+        columns.add(BEFORE, left())
+        predicted = (
+            tokens.lengths - 1 if isinstance(said, Said) else torch.ones_like(tokens.lengths)
+        )
         columns.add(PREDICTIONS, predicted.double())
         calls = layer_calls(context, tokens)
         for layer, of_layer in members.items():
             # all of a layer first: its weights are A's while they are computed
             for name, edits in [*grafts(context, layer, of_layer, weights, calls[layer])]:
-                add(name, edits)
+                columns.add(name, left(edits))
         for name, own, given in outside:
             with replaced_rows(own, given):
-                add(name)
+                columns.add(name, left())
     clusters = said.text.clusters if isinstance(said, Said) else said.clusters
     return Observations(said.names, clusters, columns.on_host())
 
 
-def apart(
-    theirs: Float[Tensor, "rows tokens words"],
-    own: Float[Tensor, "rows tokens more_words"],
+def divergences(
+    context: MeasurementContext,
     tokens: Tokens,
+    theirs: Float[Tensor, "rows tokens words"],
+    edits: Sequence[Edit] = (),
 ) -> Float[Tensor, " rows"]:
-    """KL(A || B) of each row, summed over its predictions.
+    """KL(A || B) of each row, summed over its predictions: one where A said something at the last token alone.
 
     Raises:
         MeasurementError: B lacks words of A.
     """
+    own, _ = forward(context, tokens, edits=edits)
     if own.shape[-1] < theirs.shape[-1]:
         raise MeasurementError(
             f"the models give {theirs.shape[-1]} and {own.shape[-1]} words a probability, so their distributions "
             "cannot be compared"
         )
-    found = divergence(theirs, own).double()
-    if found.shape[1] > 1:  # the last token of a passage is followed by none
-        found = found[:, :-1] * tokens.mask[:, 1:]
-    return found.sum(1)
+    if theirs.shape[1] == 1:
+        return divergence(theirs, at_last(own, tokens)).double()[:, 0]
+    # the last token of a passage is followed by none
+    return (divergence(theirs, own).double()[:, :-1] * tokens.mask[:, 1:]).sum(1)
 
 
 def outside_layers(
