@@ -1,5 +1,6 @@
-"""The libraries of a gate that measures. A process that has imported this module forks for each gate of a sweep, so that
-they are imported once: 4 seconds of a processor for each candidate."""
+# ruff: noqa: F401
+"""The libraries of a gate that measures. A process that has imported this module forks for each gate of a sweep, so
+that they are imported once: 4 seconds of a processor for each candidate."""
 
 import scipy.optimize
 import scipy.stats
@@ -10,7 +11,7 @@ import transformers.models.llama.modeling_llama  # brings what the models of oth
 
 import pytest_mechanism.methods.context
 import pytest_mechanism.model_families.tracr
-import pytest_mechanism.plugin.items  # noqa: F401
+import pytest_mechanism.plugin.items
 from pytest_mechanism.model_families.lens_imports import import_lens
 
 import_lens("transformer_lens.factories.architecture_adapter_factory")
