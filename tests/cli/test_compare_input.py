@@ -161,7 +161,7 @@ def different(line: str, many: int) -> list[str]:
 
 
 def test_a_line_that_repeats_another_one_is_read_once_and_the_note_says_so() -> None:
-    """Copies would make an interval as narrow as if each were one more passage, also those that differ where they are cut."""
+    """Copies would make an interval narrower, also those that differ only where they are cut."""
     text = passages([*different("b", 10), *["0 b"] * 40, "0 " * 9, "0 " * 10])
     assert len(text.passages) == len(set(text.passages)) == 11
     assert text.places[-1] == 50

@@ -4,7 +4,8 @@
 
 Half of the lines are for evaluation, a quarter for search and a quarter for selection
 (`writing.parts`). The part of a line depends on the seed and the line, not on the order of the
-file. Lines with the same prompt, whatever their sources, are one context. A line whose answer is not one token in every checkpoint of the run is dropped for all.
+file. Lines with the same prompt, whatever their sources, are one context of one part. A line whose
+answer is not one token in every checkpoint of the run is dropped for all.
 """
 
 from __future__ import annotations
