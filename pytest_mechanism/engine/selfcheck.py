@@ -316,4 +316,4 @@ def outcomes_beside_others(
     many = max(LEAST_COLUMNS, clean.ids.shape[1], columns_at_once(clean)[0])
     for (name, branch), times in zip(sets[0][1].items(), (many, 3), strict=False):
         *_, last = engine.run(clean).branches([branch] * times)
-        yield name, " beside others", last
+        yield name, ", the last of many", last
