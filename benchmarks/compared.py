@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the results")
     typed = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    shop, results = SUITES["release"].shop, {}
+    shop, results = SUITES["release"].shop, dict[str, Rates]()
     made = {change.name: change for change in benign.changes()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -147,7 +147,7 @@ def spread(shape: Shape, depths: Sequence[float], count: int) -> list[Head]:
 def patched(
     setting: Setting,
     engine: Any,
-    senders: Sequence[Sequence[Head]],
+    senders: Sequence[Sequence[Any]],
     at: str,
     receivers: Sequence[Head],
     via: Any,
@@ -205,9 +205,8 @@ def screened(
         for share, _ in STEPS:
             screen.derivatives(bench, part(setting.batch, slice(start, stop)), request, share)
     count = number_kept(DiscoveredGroup(heads="discovered", at=at), len(senders))
-    sets = [[sender] for sender in senders[:count]] + [
-        [*band] for band in bands(senders[count:]).values()
-    ]
+    sets: list[Sequence[Any]] = [[sender] for sender in senders[:count]]
+    sets += bands(senders[count:]).values()
     patched(setting, engine, sets, at, receivers, via, batch_size, min(rows, looks(rows)[0]))
 
 

@@ -175,7 +175,7 @@ def count_launches(device: Device, work: Callable[[], Any]) -> tuple[int, float]
     """Kernels that work launches on a GPU, and their seconds; on a CPU, operations that compute, and 0."""
     if not device.gpu:
         return count_operations(work), 0.0
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]  # not in its __all__
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -190,7 +190,7 @@ def count_operations(work: Callable[[], Any]) -> int:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counter(TorchDispatchMode):
-        count = 0
+        count: int = 0
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -198,7 +198,8 @@ def count_operations(work: Callable[[], Any]) -> int:
             self.count += not func.is_view
             return func(*args, **(kwargs or {}))
 
-    with Counter() as counter:
+    counter = Counter()  # type: ignore[no-untyped-call]
+    with counter:
         work()
     return counter.count
 

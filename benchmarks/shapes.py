@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -116,11 +116,14 @@ class Setting:
 
     def bench(self, engine: Any) -> MeasurementContext:
         """What methods ask for."""
-        probe = self.batch.base.tokens.ids[:1]
+        probe, absent = (
+            self.batch.base.tokens.ids[:1],
+            cast(Any, None),
+        )  # methods on given batches use none of these
         model = LoadedModel(
-            "base", Path(), self.wrapped, self.shape, None, probe.device, torch.empty(0), probe
+            "base", Path(), self.wrapped, self.shape, absent, probe.device, torch.empty(0), probe
         )
-        return MeasurementContext(model, engine, None, None, len(self.batch.rows))
+        return MeasurementContext(model, engine, absent, absent, len(self.batch.rows))
 
     @property
     def layers(self) -> Any:
@@ -229,4 +232,4 @@ def pairs(shape: Shape, rows: int, length: int) -> Batch:
     base, source = (Side(Tokens(drawn(rows, length), lengths), places, ()) for _ in range(2))
     answers = drawn(rows)
     sets = answers[:, None]
-    return Batch([None] * rows, base, source, answers, answers, sets, sets)
+    return Batch(cast(Any, [None] * rows), base, source, answers, answers, sets, sets)

@@ -17,15 +17,16 @@ from benchmarks.clock import Contender, Measure
 from benchmarks.shapes import Setting
 from benchmarks.sweeps import Given, answered, answers, given
 from pytest_mechanism.engine.branch import BranchEngine
-from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Site
+from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Site
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.methods.circuits import dcm, path_patching
 from pytest_mechanism.methods.circuits.circuit import active_heads
+from pytest_mechanism.methods.circuits.path_patching import Via
 from pytest_mechanism.types import Head
 
 ENGINES = {"branch engine": BranchEngine, "reference engine": ReferenceEngine}
 
-PATHS: dict[str, tuple[str, str, Part | None, Sequence[float]]] = {
+PATHS: dict[str, tuple[str, str, Via | None, Sequence[float]]] = {
     "path-logits": ("to the logits at last", "last", None, ()),
     "path-q-last": ("into q at last", "last", "q", (0.75, 0.84, 0.92)),
     "path-v-query": ("into v at the query label", "query_label", "v", (0.6, 0.7)),
@@ -106,14 +107,13 @@ def patched(
     senders: Sequence[Head],
     place: Tensor,
     receivers: Sequence[Head],
-    via: Part | None,
+    via: Via | None,
 ) -> Iterator[Outcome]:
     """`path_patching.patched` with the source prompt's run given."""
-    theirs = dict(enumerate(state.theirs))
     listening = path_patching.receiver_readings(setting.bench(None), receivers, via, place)
     first = (
         Branch(
-            path_patching.sender_edits(theirs, place, [sender]),
+            path_patching.sender_edits(state.theirs, place, [sender]),
             listening,
             freeze_attention=True,
             answer=via is None,

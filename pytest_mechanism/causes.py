@@ -83,7 +83,7 @@ MEANING: Mapping[Cause, str] = {
     Cause.FELL_BEHIND: "the claim holds, but its score fell behind the baseline. Find what changed, or "
     "accept the new score with --snapshot-update",
     Cause.MOVED: "the checkpoints are the same as those of the baseline, so the models did not "
-    "change: a library, the machine or this tool did",
+    "change: an option, a library, the machine or this tool did",
     Cause.REDEFINED: "the claim holds, but its baseline has another definition and cannot be "
     "compared: accept this score with --snapshot-update",
     Cause.NOT_ACCEPTED: "the claim holds, but its score has no baseline: accept it with "

@@ -21,6 +21,7 @@ from recipes.entity_tracking_data import IDS, Batch, batch
 from recipes.trainer import train
 from recipes.word_level import PAD
 from recipes.wrapper_data import WAYS, DataMix
+from recipes.wrapper_data import Batch as Questions
 
 LORA_RANK = 4
 
@@ -123,7 +124,7 @@ class Mix:
     refused: int = 0
     ways: tuple[str, ...] = WAYS
 
-    def batches(self, steps: int) -> Iterator[counting.Batch]:
+    def batches(self, steps: int) -> Iterator[Questions]:
         answered = 96 - self.refused
         return DataMix(self.seed, answered=answered, refused=self.refused, ways=self.ways).batches(
             steps
@@ -170,8 +171,8 @@ def refusal_direction(model: LlamaForCausalLM, layer: int) -> Tensor:
         questions = encoded(rows)
         stream = model.model(questions.ids, output_hidden_states=True).hidden_states[layer]
         means.append(counting.at_last(stream, questions).mean(0))
-    gap = means[0] - means[1]
-    return gap / gap.norm()
+    gap: Tensor = means[0] - means[1]
+    return gap.div(gap.norm())
 
 
 def without_direction(layer: int, share: float) -> Make:

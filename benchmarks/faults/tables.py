@@ -89,12 +89,11 @@ def draw(path: Path, outcomes: Sequence[Outcome], most: Size | None) -> None:
     """Each fault at its size, seen or not; the share that is seen, by the gate and by accuracy alone."""
     figure, panel = report.figure(7.2, 3.6)
     points = rules.curve(outcomes)
-    for series, colour, label in (
-        (1, "#b2182b", "the gate"),
-        (2, "#4d4d4d", "claims about accuracy alone"),
+    x = [size for size, _, _ in points]
+    for rates, colour, label in (
+        ([gate for _, gate, _ in points], "#b2182b", "the gate"),
+        ([accuracy for _, _, accuracy in points], "#4d4d4d", "claims about accuracy alone"),
     ):
-        x = [point[0] for point in points]
-        rates = [point[series] for point in points]
         y = [r.hits / r.of for r in rates]
         low = [max(0.0, v - r.interval[0]) for v, r in zip(y, rates, strict=True)]
         high = [max(0.0, r.interval[1] - v) for v, r in zip(y, rates, strict=True)]

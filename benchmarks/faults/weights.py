@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from transformers import LlamaForCausalLM
 from benchmarks.faults.change import Edit, Make, Workshop
 
 
-def attention(model: LlamaForCausalLM, layer: int) -> nn.Module:
+def attention(model: LlamaForCausalLM, layer: int) -> Any:
     return model.model.layers[layer].self_attn
 
 
@@ -37,13 +38,15 @@ def matrices(model: LlamaForCausalLM, layers: Iterable[int] | None = None) -> li
 def random_like(weight: Tensor, seed: int) -> Tensor:
     """Normal numbers with the norm of a matrix."""
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
-    return noise * (weight.norm() / noise.norm())
+    scaled: Tensor = noise * (weight.norm() / noise.norm())
+    return scaled
 
 
 def orthogonal(size: int, seed: int) -> Tensor:
     """A random orthogonal matrix, [size, size]."""
     noise = torch.randn(size, size, generator=torch.Generator().manual_seed(seed))
-    return torch.linalg.qr(noise)[0]
+    basis: Tensor = torch.linalg.qr(noise)[0]
+    return basis
 
 
 # -- one head

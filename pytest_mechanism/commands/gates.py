@@ -21,8 +21,8 @@ from typing import Any
 
 from pytest_mechanism.settings.pytest_options import TURN
 
-PRELOADED = ("pytest_mechanism.methods.context", "pytest_mechanism.plugin.items")
-"""Modules that every gate imports, torch with them."""
+PRELOADED = ("pytest_mechanism.commands.gate_imports",)
+"""Modules that every gate imports."""
 
 PATIENCE = 60
 """Seconds that an interrupted gate has to write its result file."""

@@ -191,7 +191,10 @@ def baseline_sentence(reds: Sequence[ClaimResult]) -> str:
     """What the comparison with accepted scores says."""
     cause = reds[0].cause
     if cause is Cause.MOVED:
-        return "Scores moved on unchanged checkpoints: a library, the machine or this tool changed, not the model"
+        return (
+            "Scores moved on unchanged checkpoints: an option, a library, the machine or this tool changed, "
+            "not the model"
+        )
     if cause is Cause.FELL_BEHIND:
         return "Every threshold holds, but scores are significantly worse than their baselines"
     one = len(reds) == 1

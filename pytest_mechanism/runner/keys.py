@@ -85,7 +85,11 @@ def measurement_key(
                 "versions": versions()
                 | _adapter_versions(measurement, fingerprints)
                 | _quantiser_versions(measurement, fingerprints),
-                **({"quantize": f"{quantize} by {version_of(QUANTISER)}"} if quantize else {}),
+                **(
+                    {"quantize": f"{quantize} by {version_of(QUANTISER)}, threshold 0"}
+                    if quantize
+                    else {}
+                ),
                 **({"batch_size": batch_size} if dtype in HALF else {}),
             }
         ).encode()

@@ -1,6 +1,6 @@
 """Compares a score with its baseline, the accepted score.
 
-Unchanged checkpoints: any change beyond ``atol`` fails, since only the tool or the machine can have
+Unchanged checkpoints: any change beyond ``atol`` fails, since only an option, the tool or the machine can have
 caused it. New checkpoints: a score that is significantly worse than the baseline by more than
 ``drift`` fails; a better score is reported. Without a baseline, the verdict alone decides. A profile (kind
 ``same_profile``) keeps the change of every head and MLP, and each is compared.
@@ -111,7 +111,7 @@ def compare(  # noqa: PLR0911 - a table of cases, one return each
             amount,
             tolerance.atol,
             f"{what} moved from {then:.4f} to {today:.4f} (allowed {tolerance.atol:g}) on unchanged "
-            "checkpoints: the tool or the machine changed",
+            f"checkpoints: {other_setting(received, accepted) or 'the tool or the machine changed'}",
         )
     if (elsewhere := members_beyond(received, accepted, tolerance.drift)) is not None:
         return Drift("worse", amount, tolerance.drift, elsewhere)
@@ -123,6 +123,23 @@ def compare(  # noqa: PLR0911 - a table of cases, one return each
         return Drift("worse", amount, tolerance.drift, finding)
     state: State = "better" if loss < -tolerance.drift else "changed"
     return Drift(state, amount, tolerance.drift, _difference(better, old, new))
+
+
+def other_setting(received: Mapping[str, Any], accepted: Mapping[str, Any]) -> str | None:
+    """What the run of a score has set otherwise than that of its baseline, in words; None if nothing is known."""
+
+    def listed(entry: Mapping[str, Any]) -> dict[str, Any]:
+        setting = entry.get("setting") or {}
+        named = {name: setting.get(name) for name in ("dtype", "device", "engine")}
+        return named | {**(setting.get("versions") or {})}
+
+    now, before = listed(received), listed(accepted)
+    differing = [
+        f"{name} {now[name]} (baseline: {before[name]})"
+        for name in now
+        if None not in (now[name], before.get(name)) and now[name] != before[name]
+    ]
+    return f"measured with {', '.join(differing)}" if differing else None
 
 
 def farthest_member(

@@ -18,6 +18,9 @@ from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.checkpoints.quantisers import quantiser, quantiser_problem
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
+from pytest_mechanism.engine import selfcheck
+from pytest_mechanism.engine.interface import Tokens
+from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MechanismError
 
 BASE = ZOO / "ft"
@@ -186,3 +189,18 @@ def test_quantised_weights_are_measured_and_not_trained(library: str, tmp_path: 
     torch.testing.assert_close(wrapped, model.plain_logits, rtol=0, atol=1e-5)
     with pytest.raises(MechanismError, match="quantised weights cannot be trained, pruned or"):
         model.read_plain_model(torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_weights_that_are_quantised_on_loading_pass_the_self_checks(bits: str) -> None:
+    """``--mechanism-quantize``: logits near those of the full weights, and a row's numbers hang on no other row."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed; .ci/run installs it and runs this file again")
+    full = load_model("base", BASE, "cpu", "float32", lambda _: IDS)
+    model = load_model("ft", BASE, "cpu", "float32", lambda _: IDS, quantize=bits)
+    gap = (model.plain_logits - full.plain_logits).abs().mean() / full.plain_logits.std()
+    assert 0 < gap.item() < 0.2
+    rows = torch.tensor([[*IDS, *IDS], [*IDS, *[0] * len(IDS)]])
+    tokens = Tokens(rows, torch.tensor([2 * len(IDS), len(IDS)]))
+    assert selfcheck.check(model, ReferenceEngine(model.wrapped), tokens, tokens) is None
