@@ -158,10 +158,8 @@ def curve_pictures(evaluator: ClaimEvaluator, spec: Spec) -> Pictures:
     from pytest_mechanism.report.recalled import claims_with_curves, merge
 
     labels = {role: ref.label for role, ref in evaluator.runner.references.items()}
-    claims = list(claims_with_curves(evaluator, spec))
-    evaluator.plan([(spec, claim, role) for _, claim, role in claims])
     charts: dict[str, Chart] = {}
-    for name, claim, role in claims:
+    for name, claim, role in claims_with_curves(evaluator, spec):
         try:
             chart = claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
         except MechanismError:
@@ -195,7 +193,7 @@ def check_folder(out: Path) -> None:
 
 
 def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> None:
-    """Check that everything that the pictures show can be measured.
+    """Check that everything that the pictures show can be measured, and plan the curves.
 
     Raises:
         MechanismError: some of it cannot.
@@ -207,9 +205,12 @@ def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> N
         needed = view_measurements(evaluator.model_context(spec, role), role, rank_rows(rows))
         if (problem := evaluator.first_obstacle(needed)) is not None:
             raise problem.at(spec.place("groups"))
-    for _, claim, role in claims_with_curves(evaluator, spec):
+    curves = list(claims_with_curves(evaluator, spec))
+    for _, claim, role in curves:
         if (problem := evaluator.obstacle(spec, claim, role)) is not None:
             raise problem
+    # while a checkpoint is in memory for the circuit, its curves are measured too
+    evaluator.plan([(spec, claim, role) for _, claim, role in curves])
 
 
 def drawn_roles(evaluator: ClaimEvaluator) -> list[str]:
