@@ -7,7 +7,7 @@ Every measurement goes through the store, so a second call, or one after a gate,
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from pytest_mechanism.errors import Crashed, MechanismError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from pytest_mechanism.claims.base import Claim
+    from pytest_mechanism.discovery.measured_circuit import CircuitView
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Prompt, Task
@@ -92,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             check_rows(spec.task, rows)
     make_preflight(evaluator, spec, rows)
     try:
-        pictures = {**circuit_pictures(evaluator, spec, rows), **curve_pictures(evaluator, spec)}
+        pictures = measured_pictures(evaluator, spec, rows)
     except Crashed as problem:
         print_work(evaluator.runner)
         raise problem.at(spec.place("groups")) from None
@@ -128,56 +130,74 @@ def check_rows(task: Task, rows: int) -> None:
         raise MechanismError(f"--rows {rows}: {problem.errors()[0]['msg']}") from None
 
 
-def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Pictures:
-    """Heat maps of all heads and the circuit as a graph; none for a spec without groups."""
-    if not spec.groups:
-        return {}
-    from pytest_mechanism.discovery.measured_circuit import measure_circuit
-    from pytest_mechanism.report.circuit_graph_data import circuit_graph
-    from pytest_mechanism.report.head_map_data import head_maps
-    from pytest_mechanism.report.pictures import circuit_graph as graph
-    from pytest_mechanism.report.pictures import heatmaps
-
-    example = first_prompt(evaluator, spec, rows)
-    runner = evaluator.runner
-    views = []
-    for role in drawn_roles(evaluator):
-        context, label = evaluator.model_context(spec, role), runner.references[role].label
-        views.append(measure_circuit(context, role, label, runner.measure, rank_rows(rows)))
-    for view in views:
-        if view.warning:
-            say(f"warning: {view.warning}", err=True)
-    maps, circuit = head_maps(spec, views), circuit_graph(spec, views, example)
-    return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
-
-
-def curve_pictures(evaluator: ClaimEvaluator, spec: Spec) -> Pictures:
-    """The curves of each claim, all roles in one picture; a claim is left out if the run has no
-    checkpoint for one of its roles."""
+def measured_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Pictures:
+    """The circuit of a spec with groups, and the curves of claims; each model is measured for both before the next."""
     from pytest_mechanism.report.pictures import line_chart
     from pytest_mechanism.report.recalled import claims_with_curves, merge
 
-    labels = {role: ref.label for role, ref in evaluator.runner.references.items()}
-    claims = list(claims_with_curves(evaluator, spec))
-    evaluator.plan([(spec, claim, role) for _, claim, role in claims])
+    curves = list(claims_with_curves(evaluator, spec))
+    evaluator.plan([(spec, claim, role) for _, claim, role in curves])
+    views: list[CircuitView] = []
     charts: dict[str, Chart] = {}
-    for name, claim, role in claims:
-        try:
-            chart = claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
-        except MechanismError:
-            if role in claim.roles():
-                raise
-            continue  # the reference model beside a claim about the candidate alone
-        if chart is not None:
-            charts[name] = merge(charts[name], chart) if name in charts else chart
+    for role in dict.fromkeys([*drawn_roles(evaluator, spec), *(role for *_, role in curves)]):
+        if role in drawn_roles(evaluator, spec):
+            views.append(circuit_view(evaluator, spec, role, rows))
+        for name, claim, of in curves:
+            if of == role and (chart := chart_of(evaluator, spec, claim, role)) is not None:
+                charts[name] = merge(charts[name], chart) if name in charts else chart
 
+    labels = {role: ref.label for role, ref in evaluator.runner.references.items()}
     confidence = evaluator.confidence or spec.confidence
 
     def drawing(chart: Chart) -> Callable[[], Figure]:
         footnote = f"{spec.task.settings.rows:,} rows; bands: {confidence:.0%} confidence interval"
         return lambda: line_chart.draw(chart, labels, footnote)
 
-    return {name: drawing(chart) for name, chart in charts.items()}
+    of_claims = {name: drawing(charts[name]) for name in spec.claims if name in charts}
+    return {**circuit_pictures(evaluator, spec, views, rows), **of_claims}
+
+
+def circuit_view(evaluator: ClaimEvaluator, spec: Spec, role: str, rows: int | None) -> CircuitView:
+    """The circuit as measured on the model of a role."""
+    from pytest_mechanism.discovery.measured_circuit import measure_circuit
+
+    runner = evaluator.runner
+    context, label = evaluator.model_context(spec, role), runner.references[role].label
+    return measure_circuit(context, role, label, runner.measure, rank_rows(rows))
+
+
+def chart_of(evaluator: ClaimEvaluator, spec: Spec, claim: Claim, role: str) -> Chart | None:
+    """The curves of a claim on a role; None without any, and where those of the reference model, beside a claim
+    about the candidate alone, cannot be measured.
+
+    Raises:
+        MechanismError: those of the claim's own role cannot.
+    """
+    try:
+        return claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
+    except MechanismError:
+        if role in claim.roles():
+            raise
+        return None
+
+
+def circuit_pictures(
+    evaluator: ClaimEvaluator, spec: Spec, views: Sequence[CircuitView], rows: int | None
+) -> Pictures:
+    """Heat maps of all heads and the circuit as a graph; none for a spec without groups."""
+    if not views:
+        return {}
+    from pytest_mechanism.report.circuit_graph_data import circuit_graph
+    from pytest_mechanism.report.head_map_data import head_maps
+    from pytest_mechanism.report.pictures import circuit_graph as graph
+    from pytest_mechanism.report.pictures import heatmaps
+
+    for view in views:
+        if view.warning:
+            say(f"warning: {view.warning}", err=True)
+    example = first_prompt(evaluator, spec, rows)
+    maps, circuit = head_maps(spec, views), circuit_graph(spec, views, example)
+    return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
 
 
 # -- preflight
@@ -203,7 +223,7 @@ def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> N
     from pytest_mechanism.discovery.preflight import view_measurements
     from pytest_mechanism.report.recalled import claims_with_curves
 
-    for role in drawn_roles(evaluator) if spec.groups else ():
+    for role in drawn_roles(evaluator, spec):
         needed = view_measurements(evaluator.model_context(spec, role), role, rank_rows(rows))
         if (problem := evaluator.first_obstacle(needed)) is not None:
             raise problem.at(spec.place("groups"))
@@ -212,8 +232,10 @@ def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> N
             raise problem
 
 
-def drawn_roles(evaluator: ClaimEvaluator) -> list[str]:
+def drawn_roles(evaluator: ClaimEvaluator, spec: Spec) -> list[str]:
     """The roles whose circuits are drawn; further checkpoints are controls of claims."""
+    if not spec.groups:
+        return []
     return [role for role in ("base", "ft") if role in evaluator.runner.references]
 
 

@@ -9,6 +9,7 @@ engine does not understand of a family, it does not guess: `UnsupportedFamily`.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -57,6 +58,10 @@ DEVICE_COLUMNS = 512
 WHOLE_RECORDS = 16
 """A record keeps every token if the memory for records holds this many records of its size. Other branches of the
 same run, which compute other tokens, then need no further forward."""
+
+RUNS_OF_A_BATCH = 2
+"""It does so, too, if the memory holds this many whole records of each batch of a measurement: of the prompts, and of
+the prompts with ablated heads."""
 
 
 def columns_at_once(tokens: Tokens, fill: int | None = None) -> tuple[int, int]:
@@ -124,12 +129,15 @@ class BranchEngine:
 
     @cached_property
     def whole_bytes(self) -> int:
-        """Bytes of a token in a record that keeps every token, at most; 0 where that is not known."""
+        """Bytes of a token in a record that keeps every token, about; 0 where that is not known."""
         config = self.model.plain.config.get_text_config()
         weight = next(iter(self.model.parameters()))
-        # the residual stream, keys, values and z
-        width: int = 4 * (getattr(config, "hidden_size", None) or 0)
-        return width * weight.element_size() * len(self.model.layers)
+        width: int = getattr(config, "hidden_size", None) or 0
+        heads = getattr(config, "num_attention_heads", None) or 1
+        shared = heads / (getattr(config, "num_key_value_heads", None) or heads)
+        # the residual stream and z, keys and values
+        kept = 2 * width + math.ceil(2 * width / shared)
+        return kept * weight.element_size() * len(self.model.layers)
 
     def make_record(
         self,
@@ -199,8 +207,18 @@ class BranchRun:
     @cached_property
     def whole(self) -> bool:
         """Whether its record keeps every token, or only those that branches need."""
-        size = self.engine.whole_bytes * self.tokens.ids.numel()
-        return size * WHOLE_RECORDS <= self.engine.memory
+        of_all = self.tokens.batches * RUNS_OF_A_BATCH * self.size
+        return self.is_small or 0 < of_all <= self.engine.memory
+
+    @property
+    def size(self) -> int:
+        """Bytes of a record that keeps every token, about."""
+        return self.engine.whole_bytes * self.tokens.ids.numel()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether many whole records fit into the memory."""
+        return self.size * WHOLE_RECORDS <= self.engine.memory
 
     @property
     def record_has_readings(self) -> bool:
@@ -280,7 +298,9 @@ class BranchRun:
         if self.edits:
             return self.read_now(self.readings)
         engine, run = self.engine, self.engine.key(self.tokens, ())
-        every_z = self.whole and all(r.site.part == "z" and r.at is not None for r in self.readings)
+        every_z = self.is_small and all(
+            r.site.part == "z" and r.at is not None for r in self.readings
+        )
         wanted, key = self.readings, readings_key(run, self.readings)
         if every_z:
             wanted, key = tuple(Reading(Site(n, "z")) for n in range(len(engine.model.layers))), run

@@ -72,10 +72,13 @@ class Tokens:
     Attributes:
         ids: token ids.
         lengths: tokens of each row without padding; the answer is read at the last one.
+        batches: how many batches of this size have all rows of the measurement; 0 where that is not known. An
+            engine keeps more of each run where there is room for all of them.
     """
 
     ids: Int[Tensor, "rows tokens"]
     lengths: Int[Tensor, " rows"]
+    batches: int = 0
 
     @property
     def mask(self) -> Int[Tensor, "rows tokens"]:

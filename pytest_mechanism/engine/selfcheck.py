@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 
 import torch
 
@@ -217,13 +218,12 @@ def disagreement(
     """
     limit = TOLERANCE[model.dtype]
     sets = branches_to_compare(model, reference, clean, other)
-    expected = list(outcomes_to_compare(model, reference, sets, clean, other, 1))
-    # as many side by side as ever: a mask inside a layer goes by column, and may end or slide
-    many = max(LEAST_COLUMNS, clean.ids.shape[1], columns_at_once(clean)[0])
+    outcomes = outcomes_to_compare(model, reference, sets, clean, other)
+    expected = {name: outcome for name, _, outcome in outcomes}
     try:
-        actual = outcomes_to_compare(model, faster, sets, clean, other, many)
-        for (name, theirs), (_, mine) in zip(expected, actual, strict=True):
-            what = f"{name} by the {faster.name} engine"
+        single = outcomes_to_compare(model, faster, sets, clean, other)
+        for name, where, mine in chain(single, outcomes_beside_others(faster, sets, clean)):
+            theirs, what = expected[name], f"{name}{where} by the {faster.name} engine"
             for a, b in zip(
                 (mine.logits, *mine.readings), (theirs.logits, *theirs.readings), strict=True
             ):
@@ -245,6 +245,9 @@ def disagreement(
 BranchSet = tuple[Sequence[Edit], dict[str, Branch]]
 """A run's edits, and named branches of that run; of the first run's, the first edits the last token and
 the second changes many."""
+
+NamedOutcome = tuple[str, str, Outcome]
+"""Name of an outcome, where it was computed, and itself."""
 
 
 def branches_to_compare(
@@ -292,20 +295,25 @@ def outcomes_to_compare(
     sets: Sequence[BranchSet],
     clean: Tokens,
     other: Tokens,
-    many: int,
-) -> Iterator[tuple[str, Outcome]]:
-    """An engine's outcomes by name: readings alone, the first branch ``many`` times and the second three
-    times, then each branch."""
+) -> Iterator[NamedOutcome]:
+    """An engine's readings alone, then the outcome of each branch."""
     readings = [
         Reading(Site(layer, "z"), other.last[:, None]) for layer in range(model.shape.n_layers)
     ]
     alone = engine.run(other, readings=readings, answer=False).outcome
-    yield "readings alone", Outcome(alone.logits[:, :0], alone.readings)
-    ordinary, wide, *_ = sets[0][1].values()
-    *_, last = engine.run(clean).branches([ordinary] * many)
-    yield "the last of many branches", last
-    *_, last = engine.run(clean).branches([wide] * min(many, 3))
-    yield "the last of many wide branches", last
+    yield "readings alone", "", Outcome(alone.logits[:, :0], alone.readings)
     for edits, branches in sets:
         outcomes = engine.run(clean, edits).branches(branches.values())
-        yield from zip(branches, outcomes, strict=True)
+        for name, outcome in zip(branches, outcomes, strict=True):
+            yield name, "", outcome
+
+
+def outcomes_beside_others(
+    engine: Engine, sets: Sequence[BranchSet], clean: Tokens
+) -> Iterator[NamedOutcome]:
+    """The last outcome of the first branch many times, and of the second three times."""
+    # as many side by side as ever: a mask inside a layer goes by column, and may end or slide
+    many = max(LEAST_COLUMNS, clean.ids.shape[1], columns_at_once(clean)[0])
+    for (name, branch), times in zip(sets[0][1].items(), (many, 3), strict=False):
+        *_, last = engine.run(clean).branches([branch] * times)
+        yield name, ", the last of many", last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,18 +99,21 @@ class MeasurementContext:
 
     def batches(self, rows: Sequence[Row]) -> Iterator[Batch]:
         """Rows in chunks of the batch size."""
-        yield from map(self.batch, chunks(rows, self.batch_size))
+        count = math.ceil(len(rows) / self.batch_size)
+        for chunk in chunks(rows, self.batch_size):
+            yield self.batch(chunk, count)
 
     def tick(self, rows: int) -> None:
         """Report rows that went through a forward outside the engine."""
         if self.engine.tick is not None:
             self.engine.tick(rows)
 
-    def batch(self, rows: Sequence[Row]) -> Batch:
+    def batch(self, rows: Sequence[Row], batches: int = 0) -> Batch:
+        """Some rows for the model, of a number of such batches (`Tokens.batches`)."""
         sources = [row.source for row in rows]
         return Batch(
             rows=rows,
-            base=self.side([row.base for row in rows]),
+            base=self.side([row.base for row in rows], batches),
             source=self.side([s for s in sources if s is not None]) if all(sources) else None,
             answers=self.answer_ids([(row.base, row.base.answer) for row in rows]),
             targets=self.answer_ids([(row.base, row.target) for row in rows]),
@@ -119,8 +123,8 @@ class MeasurementContext:
             correct_targets=self.answer_id_sets([(row.base, row.correct_targets) for row in rows]),
         )
 
-    def side(self, prompts: Sequence[Prompt]) -> Side:
-        """Token ids, padded on the right, and positions."""
+    def side(self, prompts: Sequence[Prompt], batches: int = 0) -> Side:
+        """Token ids, padded on the right, and positions; for ``batches``, see `Tokens`."""
         if not prompts:
             raise MeasurementError(f"task {self.task.family} wrote no prompts for a batch")
         encoded = [self.model.encoder.encode(prompt) for prompt in prompts]
@@ -136,7 +140,7 @@ class MeasurementContext:
         lengths = torch.tensor([len(e.ids) for e in encoded])
         device = self.model.device
         return Side(
-            Tokens(ids.to(device), lengths.to(device)),
+            Tokens(ids.to(device), lengths.to(device), batches),
             {
                 name: padded_positions([e.positions[name] for e in encoded]).to(device)
                 for name in encoded[0].positions

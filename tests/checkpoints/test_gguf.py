@@ -59,8 +59,28 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
+def spied(function: Any, note: Any) -> Any:
+    def called(*arguments: Any) -> Any:
+        note()
+        return function(*arguments)
+
+    return called
+
+
 def load(path: Path, adapter: Path | None = None) -> LoadedModel:
     return load_model("base", path, "cpu", "float32", lambda _: IDS[0].tolist(), adapter)
+
+
+def test_the_file_is_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers asks for its config and for its weights; the library's own reader is back afterwards."""
+    read: list[Any] = []
+    reader = gguf.GGUFReader
+    monkeypatch.setattr(
+        reader, "_build_fields", spied(reader._build_fields, lambda: read.append(None))
+    )
+    read_weights(place / "tiny.gguf", torch.float32)
+    assert len(read) == 1
+    assert gguf.GGUFReader is reader
 
 
 # -- references

@@ -13,7 +13,9 @@ from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
 from pytest_mechanism.discovery.measured_circuit import measure_circuit
 from pytest_mechanism.report.circuit_graph_data import marked, positions
+from pytest_mechanism.runner.resident import ResidentCheckpoint
 from pytest_mechanism.spec.load import load
+from pytest_mechanism.tasks.base import Task
 
 SPEC = """mechanism: 1
 circuit: planted
@@ -129,6 +131,26 @@ def test_showing_again_measures_nothing_and_writes_the_same_bytes(shown: Shown) 
         first, second = (shown.folder / where / name for where in ("pictures", "again"))
         assert first.read_bytes() == second.read_bytes()
     assert sorted(p.name for p in (shown.folder / "again").iterdir()) == sorted(FILES)
+
+
+def test_each_model_is_loaded_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curves of claims are measured while it is in memory for the circuit."""
+    loaded: list[str] = []
+    load_checkpoint = ResidentCheckpoint._load
+
+    def noted(self: ResidentCheckpoint, role: str, task: Task) -> None:
+        loaded.append(role)
+        load_checkpoint(self, role, task)
+
+    monkeypatch.setattr(ResidentCheckpoint, "_load", noted)
+    curve = "blocked: {kind: knockout, from: last, to: query_label, drops_at_least: 0.5}"
+    spec = SPEC.replace("solves: {kind: accuracy, at_least: 0.9}", curve)
+    code, out, err = Shown(tmp_path, capsys).show("pictures", *PAIR, spec=spec)
+    assert code == 0, err
+    assert "planted_blocked.svg" in out
+    assert sorted(loaded) == ["base", "ft"]
 
 
 def test_heads_that_gradients_left_out_are_drawn_as_estimates(shown: Shown) -> None:

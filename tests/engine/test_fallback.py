@@ -273,9 +273,7 @@ def test_an_engine_that_sees_the_wrong_keys_is_noticed(
 def test_a_layer_that_masks_by_itself_is_noticed(loaded: Callable[..., LoadedModel]) -> None:
     """GPT-Neo's local attention counts keys, so it is right for few branches and wrong for many."""
     model = loaded("neo", "float32")
-    assert "the last of many branches by the branch engine differ" in str(
-        difference_of_engines(model)
-    )
+    assert "the last of many by the branch engine differ" in str(difference_of_engines(model))
 
 
 def test_a_read_only_forward_that_reads_something_else_is_noticed(

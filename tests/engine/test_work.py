@@ -301,6 +301,20 @@ def test_a_large_record_keeps_what_branches_compute_and_attend_to(
     assert work.forwards == forwards
 
 
+@pytest.mark.parametrize(("batches", "forwards"), [(0, 2), (2, 1), (3, 2)])
+def test_records_keep_every_token_where_those_of_all_batches_fit(
+    gqa: LoadedModel, batches: int, forwards: int
+) -> None:
+    """Branches that compute earlier tokens then need no further forward."""
+    tokens = Tokens(TOKENS.ids, TOKENS.lengths, batches)
+    engine = BranchEngine(gqa.wrapped)
+    engine.memory = int(5 * engine.whole_bytes * TOKENS.ids.numel())
+    with Work(gqa.wrapped) as work:
+        for at in (LAST, LAST - 1):
+            list(engine.run(tokens).branches([Branch([replace(PLACE, at=at)])]))
+    assert work.forwards == forwards
+
+
 def test_the_next_batch_keeps_what_branches_of_the_last_one_needed(gqa: LoadedModel) -> None:
     """So the answer and the branches of each further batch come from one forward."""
     engine = BranchEngine(gqa.wrapped, memory=1)

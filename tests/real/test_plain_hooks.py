@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluators import open_evaluator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pytest_mechanism.checkpoints.loading.model import load_model
+from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.methods.circuits import path_patching
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.tasks.families.ioi import Ioi, IoiParameters
+from pytest_mechanism.tasks.text.encoding import SharedVocabulary
 
 PAIRS = 32
 TOLERANCE = 1e-3
@@ -139,8 +142,10 @@ class Paths:
 
 def measured_by_us(folder: Path, task: Ioi) -> tuple[list[Row], dict[str, Any]]:
     """The pairs, and each head's change of the log-probability on each of them."""
-    gate = open_evaluator("--model", str(folder), "--batch-size", PAIRS)
-    context = gate.runner.checkpoint.context("base", task)
+    model = load_model("base", folder, "cpu", "float32", lambda _: [1, 2, 3])
+    words = SharedVocabulary((model.encoder,))
+    # without the self-checks of a gate, which other tests of this model make
+    context = MeasurementContext(model, BranchEngine(model.wrapped), task, words, PAIRS)
     shape = context.model.shape
     senders = {
         f"{layer}.{head}": ((layer, head),)
@@ -150,7 +155,7 @@ def measured_by_us(folder: Path, task: Ioi) -> tuple[list[Row], dict[str, Any]]:
     request = PathPatching(senders=senders, at="last", rows=PAIRS, stream="pairs")
     values = path_patching.measure(context, request, ()).values
     rows = list(task.pairs(context.vocabulary, PAIRS, "pairs"))
-    gate.runner.checkpoint.release()
+    model.release()
     return rows, {name: values[name] for name in senders}
 
 

@@ -23,6 +23,7 @@ from pytest_mechanism.checkpoints.gguf_header import Header
 from pytest_mechanism.checkpoints.loading.plausible import check_memory, check_numbers
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import alone
+from pytest_mechanism.tasks.text.gguf_once import read_once
 from pytest_mechanism.tasks.text.gguf_tokenizer import NAME
 
 ROTARY = "rope_freqs.weight"
@@ -51,7 +52,7 @@ def read_gguf(path: Path, dtype: torch.dtype, arguments: dict[str, Any]) -> tupl
     if (unused := unused_metadata(header)) is not None:
         raise MechanismError(f"{path}: {unused}")
     # alone, so that transformers finds no adapter beside it; its bars go to no terminal
-    with alone(path, NAME) as folder, redirect_stderr(StringIO()):
+    with alone(path, NAME) as folder, redirect_stderr(StringIO()), read_once():
         config = AutoConfig.from_pretrained(folder, gguf_file=NAME, local_files_only=True)
         check_numbers(path, config.to_dict(), len(header.tensors))
         check_memory(path, config, sum(tensor.stored for tensor in header.tensors))

@@ -40,5 +40,7 @@ def run(arguments: dict[str, Any], limit: Callable[[], None]) -> dict[str, Any]:
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parent))
     from child_main import main  # type: ignore[import-not-found] # beside it
+    from gguf_once import read_once  # type: ignore[import-not-found] # beside it
 
-    main(run)
+    with read_once():
+        main(run)
