@@ -82,11 +82,27 @@ class Session:
         for role, reference in self.references.items():
             label = "" if reference.label == reference.text else f" (label {reference.label})"
             place = "" if reference.place == reference.text else f", from {reference.place}"
-            fingerprint = f"fingerprint {self.fingerprints[role].short}"
+            mark = self.fingerprints[role]
+            fingerprint = (
+                f"fingerprint {mark.short}" if mark.known else "read while base is measured"
+            )
             lines.append(
                 visible(f"mechanism: {role} = {reference.text}{label}, {fingerprint}{place}")
             )
+        if self.paired and self.all_read and self.pair_is_one_checkpoint:
+            lines.append("mechanism: base and ft are the same checkpoint, so nothing is compared")
         return lines
+
+    @property
+    def all_read(self) -> bool:
+        """Whether the weights of all checkpoints have been read for their fingerprints."""
+        return all(mark.known for mark in self.fingerprints.values())
+
+    @property
+    def pair_is_one_checkpoint(self) -> bool:
+        """Whether base and ft have the same files."""
+        base, ft = self.fingerprints["base"], self.fingerprints["ft"]
+        return (base.model, base.tokenizer) == (ft.model, ft.tokenizer)
 
     def device_line(self) -> str | None:
         """Where the run measures, and what else follows from that; None on a CPU, with nothing left to say."""
@@ -145,11 +161,18 @@ class Session:
 
     @cached_property
     def fingerprints(self) -> Mapping[str, Fingerprint]:
+        """Role -> fingerprint. The first checkpoint's weights are read at once, those of the others at once only
+        where other processes must know their fingerprint (pytest-xdist, Ray)."""
         from pytest_mechanism.checkpoints.fingerprint import of_reference
+        from pytest_mechanism.checkpoints.read_ahead import fingerprint_of
 
         folder = self.store_folder
         memory = None if folder is None else folder / "fingerprints.json"
-        return {role: of_reference(ref, memory) for role, ref in self.references.items()}
+        found: dict[str, Fingerprint] = {}
+        for role, reference in self.references.items():
+            now = not found or self.ray is not None or uses_xdist(self.config)
+            found[role] = (of_reference if now else fingerprint_of)(reference, memory)
+        return found
 
     def tell_worker(self, workerinput: dict[str, Any]) -> None:
         """Hand the checkpoints to a worker of xdist, which may see other folders."""
@@ -259,9 +282,7 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
     from pytest_mechanism.checkpoints.shape import read_shape
 
     check_settings(config)
-    if read(config, table.RAY) and (
-        hasattr(config, "workerinput") or getattr(config.option, "tx", None)
-    ):
+    if read(config, table.RAY) and uses_xdist(config):
         raise MechanismError(
             f"{table.RAY.flag} and -n exclude each other: Ray has workers of its own"
         )
@@ -288,6 +309,11 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
         history_folder=outputs.history_folder,
         tracker=outputs.tracker,
     )
+
+
+def uses_xdist(config: pytest.Config) -> bool:
+    """Whether this process is a worker of pytest-xdist, or has workers."""
+    return hasattr(config, "workerinput") or bool(getattr(config.option, "tx", None))
 
 
 def resolve_references(config: pytest.Config, model: str | None = None) -> dict[str, Reference]:

@@ -40,6 +40,15 @@ def prepare() -> None:
         os.environ[OWNER] = str(os.getpid())
 
 
+def script(path: Path, *arguments: str) -> Path:
+    """An executable file that does what Python does with these arguments and those that it is given."""
+    import shlex
+
+    path.write_text(f'#!/bin/sh\nexec {shlex.join([*COMMAND, *arguments])} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
 # in the process that a test starts
 
 

@@ -4,7 +4,8 @@ The tokenizer of a GGUF file has the hash of the entries from which it is made, 
 of one model have the same tokenizer.
 
 Hashing a large folder takes minutes, so `checkpoints.hash_cache` keeps the hashes of files, and a
-file is read again only if it may have changed. A fingerprint also keeps the state of every hashed
+file is read again only if it may have changed. The weights of a pair's second checkpoint can be hashed
+while the first is measured (`checkpoints.read_ahead`). A fingerprint also keeps the state of every hashed
 file, so that a run can check after loading that none has changed (`checkpoints.watch`).
 """
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_mechanism.checkpoints import file_state
-from pytest_mechanism.checkpoints.contents import checked_files
+from pytest_mechanism.checkpoints.contents import WEIGHTS, checked_files
 from pytest_mechanism.checkpoints.file_state import State, state_of
 from pytest_mechanism.checkpoints.gguf_file import checked_header
 from pytest_mechanism.checkpoints.hash_cache import HashCache
@@ -76,17 +77,37 @@ class Fingerprint:
     def short(self) -> str:
         return self.model[:12]
 
+    @property
+    def known(self) -> bool:
+        """Whether `model` and `files` are there without reading the weights."""
+        return True
 
-def of_reference(reference: Reference, cache: Path | None = None) -> Fingerprint:
+    @property
+    def small_files(self) -> dict[Path, dict[Path, HashedFile]]:
+        """`files`, or all of them but the weights while these are not `known`."""
+        return self.files
+
+    def read_ahead(self) -> None:
+        """Begins to read what is not `known`, in the background."""
+
+
+def of_reference(
+    reference: Reference, cache: Path | None = None, weights: bool = True
+) -> Fingerprint:
     """The fingerprint of a checkpoint, with its adapter if it has one.
+
+    Args:
+        reference: the checkpoint.
+        cache: the JSON file of a `HashCache`.
+        weights: False leaves out the files of weights, so that `Fingerprint.model` tells no models apart.
 
     Raises:
         MechanismError: a file cannot be read.
     """
-    base = fingerprint(reference.folder, cache)
+    base = fingerprint(reference.folder, cache, weights)
     if reference.adapter is None:
         return base
-    adapter = fingerprint(reference.adapter, cache)
+    adapter = fingerprint(reference.adapter, cache, weights)
     own = reference.tokenizer == reference.adapter
     return Fingerprint(
         _combine({"base": base.model, "adapter": adapter.model}),
@@ -98,8 +119,8 @@ def of_reference(reference: Reference, cache: Path | None = None) -> Fingerprint
     )
 
 
-def fingerprint(folder: Path, cache: Path | None = None) -> Fingerprint:
-    """The fingerprint of a folder or a GGUF file; ``cache`` is the JSON file of a `HashCache`.
+def fingerprint(folder: Path, cache: Path | None = None, weights: bool = True) -> Fingerprint:
+    """The fingerprint of a folder or a GGUF file; see `of_reference`.
 
     Raises:
         CheckpointChanged: a file changed during reading.
@@ -108,7 +129,11 @@ def fingerprint(folder: Path, cache: Path | None = None) -> Fingerprint:
     hashes = HashCache(cache)
     try:
         times = times_of(folder)
-        files = {path: _hashed(path, hashes) for path in checked_files(folder)}
+        files = {
+            path: _hashed(path, hashes)
+            for path in checked_files(folder)
+            if weights or path.suffix not in WEIGHTS
+        }
     except OSError as problem:
         raise MechanismError(f"{folder} cannot be read: {problem.strerror}") from None
     hashes.save()
@@ -161,9 +186,18 @@ def hash_file(path: Path, state: State) -> HashedFile:
     return HashedFile(digest, state, read_at)
 
 
+CHUNK = 1 << 24
+"""Bytes that are read and hashed at a time. Both let other threads run; after each, a thread may wait 5 ms until a
+measurement lets it go on, so that small pieces would take far longer beside one."""
+
+
 def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
     with open_file(path, MOST_WEIGHTS) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        piece = memoryview(bytearray(min(CHUNK, max(1, path.stat().st_size))))
+        while count := file.readinto(piece):
+            digest.update(piece[:count])
+    return digest.hexdigest()
 
 
 def _combine(digests: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ that was replaced and restored has another ctime, so the check detects that too.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.contents import relevant_files
@@ -32,7 +33,13 @@ class Watch:
     def __init__(self, name: str, fingerprint: Fingerprint) -> None:
         self.name = name
         self.folders = fingerprint.folders
-        self.files = {folder: dict(files) for folder, files in fingerprint.files.items()}
+        self._fingerprint = fingerprint
+        self._small = copied(fingerprint.small_files)
+
+    @cached_property
+    def files(self) -> dict[Path, dict[Path, HashedFile]]:
+        """Folder -> its files as they were last read. Waits until the weights are hashed."""
+        return copied(self._fingerprint.files)
 
     @property
     def certain(self) -> bool:
@@ -74,7 +81,7 @@ class Watch:
         Raises:
             CheckpointChanged: a file has changed.
         """
-        for files in self.files.values():
+        for files in (self.files if self._fingerprint.known else self._small).values():
             for path, file in files.items():
                 if path.name in names or is_gguf(path):
                     files[path] = self._checked(path, file, thorough=True)
@@ -100,3 +107,8 @@ class Watch:
             f"{self.name}: {path} was changed, replaced or touched after its fingerprint was taken, so "
             "the results are discarded; run again, and leave the checkpoint unchanged during the run"
         )
+
+
+def copied(files: dict[Path, dict[Path, HashedFile]]) -> dict[Path, dict[Path, HashedFile]]:
+    """A copy in which hashes can be replaced."""
+    return {folder: dict(inside) for folder, inside in files.items()}

@@ -6,7 +6,8 @@ The score is the Kullback-Leibler divergence of the next token's distribution, i
 
 for the reference model A and the candidate B (`methods.text_divergence`). It compares what both say at every token, and
 not only whether the word that follows is as likely: a model can lose a word here and gain another there at the same
-perplexity. Intervals resample paragraphs of the text, or lines where it has few paragraphs. The claim passes if the
+perplexity. Intervals resample paragraphs of the text, or lines where it has few paragraphs. A line that comes again is
+read once: copies of a line would make the interval narrower than the text allows. The claim passes if the
 whole interval is at most the threshold, and fails if it lies above. Perplexities and the worst line stand beside it.
 
 Two models that say the same whatever they read agree without having learnt anything, so
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import islice
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -65,7 +65,7 @@ class SameText(PairClaim):
         to: role of the model B that is compared with it.
         text: a text file in UTF-8 beside the spec, or a list of lines. Each line is read for itself.
         at_most: the largest KL(A || B), in nats a token.
-        lines: how many lines are read, from the first; empty ones do not count.
+        lines: how many different lines are read, from the first; empty ones do not count.
     """
 
     summary: ClassVar[str] = "two models predict plain text alike (KL divergence)"
@@ -166,25 +166,28 @@ def named(text: Text) -> str:
 
 
 def passages_of(text: Text, lines: int) -> tuple[Line, ...]:
-    """The first lines of a text that are read, as far as a passage is; of a file, empty lines part its paragraphs."""
+    """The first different lines of a text, as far as a passage is read; of a file, empty lines part its paragraphs."""
     numbered = (
         text_lines(text)
         if isinstance(text, DataFile)
         else ((i, line.strip()) for i, line in enumerate(text, 1) if line.strip())
     )
-    read: list[Line] = []
+    read: dict[str, Line] = {}
     paragraph, last = 1, 0
-    for number, line in islice(numbered, lines):
+    for number, line in numbered:
         paragraph += bool(read) and number > last + 1
         last = number
-        read.append((f"line {number}", line[:MOST_CHARACTERS], str(paragraph)))
-    return tuple(read)
+        kept = line[:MOST_CHARACTERS]
+        read.setdefault(kept, (f"line {number}", kept, str(paragraph)))
+        if len(read) == lines:
+            break
+    return tuple(read.values())
 
 
 def too_short(text: Text, lines: int) -> str | None:
     """Why a text has too few lines for an interval, or None."""
     if (found := len(passages_of(text, lines))) < LEAST:
-        return f"text: {named(text)} has {found} lines that are not empty, and an interval needs {LEAST}"
+        return f"text: {named(text)} has {found} different lines that are not empty, and an interval needs {LEAST}"
     return None
 
 

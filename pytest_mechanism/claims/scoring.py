@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -55,10 +56,10 @@ def score(
         ablated: whether heads outside a circuit were ablated.
         about_circuit: whether this circuit is the spec's, which may name MLPs.
     """
-    setting = context.setting
+    setting = replace(context.setting, fingerprints=dict(context.setting.fingerprints))
     if ablated:
         key = context.ablation.key(mlps=about_circuit and context.ablates_mlps)
-        setting = type(setting)(**{**vars(setting), "ablation": key})
+        setting = replace(setting, ablation=key)
     return Score(
         name=name,
         value=estimate.value,

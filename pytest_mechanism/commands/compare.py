@@ -38,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Compare every head, MLP and layer of two checkpoints: the work that it does for the answer "
         "(path patching to the readers of each group and to the logits), what its activation does in the other "
         "model, and how far its weights moved. The first lines say which heads do the work now. A member counts "
-        "as changed if it changed by more than --margin, at a false-discovery rate of 5 %% over all members. "
+        "as changed if it changed by more than --margin, at a false-discovery rate of 5% over all members. "
         "--out writes a spec with claims that hold on both checkpoints, ready to be a gate. With --text, no task "
         "is needed: the command compares the next-token distributions on your text, and says from which layer on "
         "they differ. Exit code 1: a model does not solve the task, or no claim of the new spec judges the second "
@@ -151,7 +151,7 @@ def check_values(arguments: argparse.Namespace) -> None:
     if arguments.set and arguments.task is None:
         raise MechanismError("--set is a setting of --task, and there is none")
     if arguments.margin is not None and not 0 < arguments.margin < 1:
-        raise MechanismError(f"--margin {arguments.margin:g}: must lie between 0 and 1")
+        raise MechanismError(f"--margin {arguments.margin:g}: must be more than 0 and less than 1")
     if arguments.rows is not None and not LEAST_ROWS <= arguments.rows <= MOST_ROWS:
         raise MechanismError(
             f"--rows {arguments.rows}: must lie between {LEAST_ROWS} and {MOST_ROWS:,}"

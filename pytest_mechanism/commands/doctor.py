@@ -3,7 +3,8 @@ it take, and how much memory?
 
 The command loads each checkpoint as the gate would, one at a time and with all self-checks, runs a few
 rows on it (`trial`), tries whether it does the tasks better than chance (`solving`), and asks every
-claim of the specs what it needs. It judges and stores nothing.
+claim of the specs what it needs. It judges and stores nothing. What it found goes to standard output; what
+it is about to do, which may take minutes for a large checkpoint, goes to standard error.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ from pytest_mechanism.commands.trial import (
 )
 from pytest_mechanism.errors import MechanismError, out_of_memory
 from pytest_mechanism.files import is_gguf
-from pytest_mechanism.report.progress import duration_text
+from pytest_mechanism.progress import Silent
+from pytest_mechanism.report.progress import InSteps, duration_text
+from pytest_mechanism.runner.runner import check_device
 
 if TYPE_CHECKING:
+    from pytest_mechanism.checkpoints.reference import Reference
     from pytest_mechanism.claims.base import Claim
     from pytest_mechanism.measurements.measurement import Measurement
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
@@ -45,6 +49,9 @@ if TYPE_CHECKING:
 
 CANNOT_RUN = 1
 """Exit code: a checkpoint or a claim cannot run."""
+
+STEPS = 4
+"""Steps of the work on a checkpoint: read, load, time, ask."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -89,17 +96,25 @@ def run(arguments: argparse.Namespace) -> int:
     """
     config = read_config(arguments, arguments.specs)
     specs = read_specs(arguments.specs, config)
-    evaluator = open_session(arguments, config).evaluator
+    session = open_session(arguments, config)
+    steps = InSteps(session.progress or Silent())
+    session.progress = steps
+    check_device(session.options.device)
+    steps.begin(len(session.references) * STEPS + 1 if specs else 1)
+    first = next(iter(session.references.values()))
+    steps.step(f"read {stored_files(first)} for its fingerprint")
+    evaluator = session.evaluator
     runner = evaluator.runner
     runner.store = None
-    runner.check_device()
     findings = Findings()
     libraries = memory_in_use(memory_device(runner.options.device))
     for role in runner.references:
-        for line in checkpoint_lines(evaluator, role, specs, findings):
+        for line in checkpoint_lines(evaluator, role, specs, findings, steps):
             say(line, flush=True)
     runner.checkpoint.release()
     fails = bool(findings.broken)
+    if specs:
+        steps.step("write and check the rows of every claim")
     for spec in specs:
         say("")
         say(spec.path)
@@ -112,8 +127,17 @@ def run(arguments: argparse.Namespace) -> int:
     return CANNOT_RUN if fails else 0
 
 
+def stored_files(reference: Reference) -> str:
+    """A checkpoint and the size of its weights, for the announcement of a step."""
+    return f"{reference.label} ({weight_bytes(reference.folder) / 1e6:,.1f} MB)"
+
+
 def checkpoint_lines(
-    evaluator: ClaimEvaluator, role: str, specs: Sequence[Spec], findings: Findings
+    evaluator: ClaimEvaluator,
+    role: str,
+    specs: Sequence[Spec],
+    findings: Findings,
+    steps: InSteps,
 ) -> Iterator[str]:
     """A checkpoint: its sizes, and whether it loads and passes its self-checks."""
     runner, shape = evaluator.runner, evaluator.shapes[role]
@@ -131,9 +155,13 @@ def checkpoint_lines(
         yield "  not loaded, because the self-checks need the prompts of a spec: name a spec"
         return
     tasks = unique_tasks(specs)
+    if role != next(iter(runner.references)):  # that of the first was read for the first step
+        steps.step(f"read {stored_files(reference)} for its fingerprint")
     for i, task in enumerate(tasks):
         try:
+            _ = runner.fingerprints[role].model  # beside the time that loading takes
             device = memory_device(runner.options.device)
+            steps.step(f"load {stored_files(reference)}, and run its self-checks")
             started = time.perf_counter()
             with MemoryWatch(device) as loading:
                 context = runner.checkpoint.context(role, task)
@@ -144,9 +172,11 @@ def checkpoint_lines(
             yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {engine}"
             if context.model.unmerged:
                 yield f"  the adapter runs beside its base, not merged: {context.model.unmerged}"
+            steps.step(f"time a few rows on {reference.label}")
             trial = run_trial(context, tasks[i:], device, loading)
             findings.trials[role] = trial
             yield f"  {trial.speed:,.0f} rows a second on {runner.options.device}"
+            steps.step(f"ask {reference.label} questions of the specs' tasks")
             yield from solving_lines(evaluator, role, specs)
             return  # noqa: TRY300 - the return belongs to the attempt
         except MechanismError as problem:

@@ -99,7 +99,7 @@ class MechanismPlugin:
         session: the run.
         outcomes: the results.
         counts: worker -> how many checkpoints it loaded and measurements it made.
-        header_shown: whether pytest's header named the checkpoints.
+        header_shown: whether pytest's header named the checkpoints, with the fingerprints of all.
         errors: of the run, see `RunReport`.
         warnings: of the run, see `RunReport`.
         obstacles: claims that cannot be measured, or cannot pass.
@@ -121,13 +121,13 @@ class MechanismPlugin:
             lines = self.session.checkpoint_lines()
         except MechanismError as problem:
             raise pytest.UsageError(str(problem)) from None
-        self.header_shown = True
+        self.header_shown = (
+            self.session.all_read
+        )  # else the section of the run has the lines once more
         if self.session.paired and (line := self.session.device_line()) is not None:
             lines.append(line)
         if self.session.paired and (address := self.session.ray) is not None:
             lines.append(f"mechanism: measurements run on the workers of a Ray cluster: {address}")
-        if self.session.paired and len({self.session.fingerprints[r] for r in ("base", "ft")}) == 1:
-            lines.append("mechanism: base and ft are the same checkpoint, so nothing is compared")
         return lines
 
     @pytest.hookimpl(trylast=True)  # what is left after -k and -m
@@ -291,6 +291,15 @@ class MechanismPlugin:
         files = (self.session.json_path, self.session.report_path, self.session.history_folder)
         return self.session.paired and bool(self.outcomes.results or any(files))
 
+    def fingerprint(self, role: str) -> str:
+        """The fingerprint of a checkpoint; empty, and an error of the run, if its weights could not be read."""
+        try:
+            return self.session.fingerprints[role].model
+        except MechanismError as problem:
+            if str(problem) not in self.errors:
+                self.errors.append(str(problem))
+            return ""
+
     def run_report(self, exit_code: int) -> RunReport:
         """The results so far."""
         from pytest_mechanism.report.conclusion import concluded
@@ -304,7 +313,7 @@ class MechanismPlugin:
                 reference.text,
                 str(reference.folder),
                 None if reference.adapter is None else str(reference.adapter),
-                session.fingerprints[role].model,
+                self.fingerprint(role),
             )
             for role, reference in session.references.items()
             if self.names_checkpoints

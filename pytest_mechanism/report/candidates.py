@@ -99,7 +99,12 @@ def outcome_of(exit_code: int | None, content: Mapping[str, Any]) -> tuple[Outco
         if worst:
             outcome: Outcome = "red" if verdict == "fail" else verdict  # type: ignore[assignment]
             more = f" (and {len(red) - 1} more)" if len(red) > 1 else ""
-            return outcome, f"{worst[0]['claim']} on {worst[0]['role']}: {worst[0]['reason']}{more}"
+            base_fails = worst[0].get("cause") == "reference_fails"
+            meaning = f"; {worst[0]['meaning']}" if base_fails else ""
+            return (
+                outcome,
+                f"{worst[0]['claim']} on {worst[0]['role']}: {worst[0]['reason']}{meaning}{more}",
+            )
     if not content or exit_code is None or exit_code != content["exit_code"]:
         return "error", f"its gate ended without a result (exit code {exit_code})"
     if content["reasons"]:

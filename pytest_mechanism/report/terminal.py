@@ -98,7 +98,11 @@ class TerminalSection:
         """The table for 80 columns; with red claims, whose blocks follow, only how many hold."""
         if self.brief(results):
             holding = sum(result.verdict == "pass" for result in results)
-            new = sum(result.drift_state == "new" for result in results if result.verdict == "pass")
+            new = sum(
+                result.drift_state == "new" and not result.accepted_now
+                for result in results
+                if result.verdict == "pass"
+            )
             others = tally(result for result in judged(results) if result.verdict != "pass")
             baselines = f"; {new} {'have' if new > 1 else 'has'} no baseline" if new else ""
             self.write_lines(

@@ -39,7 +39,7 @@ from pytest_mechanism.runner.grafts import (
     first_grafts,
     grafts,
 )
-from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
+from pytest_mechanism.runner.keys import ContentHashes, device_kind, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
 from pytest_mechanism.runner.ranked_rows import Focus
 from pytest_mechanism.runner.resident import task_of
@@ -140,7 +140,9 @@ class ClaimEvaluator:
             role: of the context.
             models: roles of the models that take part; ``role`` by default.
         """
-        options = self.runner.options
+        options, marks = self.runner.options, self.runner.fingerprints
+        hashes = ContentHashes(marks, models or (role,))
+        known = all(marks[of].known for of in hashes.roles)
         return ClaimContext(
             role=role,
             groups=spec.groups,
@@ -153,10 +155,7 @@ class ClaimEvaluator:
                 dtype=options.numbers,
                 device=device_kind(options.device),
                 engine=options.engine,
-                fingerprints={
-                    **{m: self.runner.fingerprints[m].model for m in models or (role,)},
-                    "tokenizers": hash_of_tokenizers(self.runner.fingerprints),
-                },
+                fingerprints=dict(hashes) if known else hashes,
                 versions=versions(),
             ),
             claims=tuple(spec.claims.values()),
@@ -274,6 +273,8 @@ class ClaimEvaluator:
             return Verdict("skipped", reason, "")
         try:
             context = self.context(spec, claim, role)
+            hashes = dict(context.setting.fingerprints)  # waits for weights that are not read yet
+            context = replace(context, setting=replace(context.setting, fingerprints=hashes))
             if (problem := self.obstacle(spec, claim, role)) is not None:
                 raise problem
             if (on := discovery_role(spec, claim, role)) is not None:
@@ -299,7 +300,9 @@ class ClaimEvaluator:
         """The file of the estimates of a claim on these checkpoints; None without a store."""
         if (store := self.runner.store) is None:
             return None
-        models = [mark.model for _, mark in sorted(self.runner.fingerprints.items())]
+        roles = [*claim.models(role), *claim.optional_roles(role)]
+        marks = self.runner.fingerprints
+        models = [marks[of].model for of in sorted({*roles} & marks.keys())]
         about = [spec.circuit, name_of(spec, claim), role, task_settings(spec.task), *models]
         return store.estimates(hashlib.sha256(canonical(about).encode()).hexdigest())
 

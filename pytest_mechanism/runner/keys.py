@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,6 +105,34 @@ def tokenizers(fingerprints: Mapping[str, Fingerprint]) -> list[str]:
 def hash_of_tokenizers(fingerprints: Mapping[str, Fingerprint]) -> str:
     """One hash of all tokenizers of a run."""
     return hashlib.sha256(canonical(tokenizers(fingerprints)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ContentHashes(Mapping[str, str]):
+    """Role -> content hash of its checkpoint, and ``tokenizers`` -> one of all tokenizers. Each is computed when it is
+    looked at, since claims say what they need before all weights are read.
+
+    Attributes:
+        fingerprints: role -> fingerprint, of all checkpoints.
+        roles: of the models that take part.
+    """
+
+    fingerprints: Mapping[str, Fingerprint]
+    roles: Sequence[str]
+
+    def __getitem__(self, key: str) -> str:
+        if key == "tokenizers":
+            return hash_of_tokenizers(self.fingerprints)
+        if key not in self.roles:
+            raise KeyError(key)
+        return self.fingerprints[key].model
+
+    def __iter__(self) -> Iterator[str]:
+        yield from dict.fromkeys(self.roles)
+        yield "tokenizers"
+
+    def __len__(self) -> int:
+        return len({*self.roles}) + 1
 
 
 def _adapter_versions(

@@ -58,7 +58,7 @@ def first_obstacle(
     """
     for measurement in measurements:
         try:
-            if runner.known(runner.key(measurement), measurement):
+            if runner.in_store(measurement):
                 continue
             if (problem := first_obstacle(runner, preflight, measurement.inputs)) is not None:
                 return problem

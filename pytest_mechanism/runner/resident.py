@@ -115,6 +115,8 @@ class ResidentCheckpoint:
                 f"task {task.family} wrote {len(rows)} rows for a self-check of {CHECK_ROWS}"
             )
         reference = self.references[role]
+        # hashed before it is loaded, so that no hash is of later bytes than the model
+        _ = self.guard.watches[role].files
         key = (role, tuple(row.base.text for row in rows))
         try:
             model = resolve("pytest_mechanism.checkpoints.loading.model:load_model")(

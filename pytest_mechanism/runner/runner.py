@@ -3,7 +3,9 @@
 Claims name their measurements beforehand, and the runner makes them when the first result is needed: it
 loads the checkpoint and makes everything that is pending on it before it loads the next. A checkpoint
 that donates activations goes first where possible, so that a pair is loaded base, ft at best, and base,
-ft, base at worst. This module imports no torch; it resolves methods by their dotted names.
+ft, base at worst. A checkpoint whose weights are not read yet (`checkpoints.read_ahead`) is read while another
+one is measured, and its measurements get their keys after that. This module imports no torch; it resolves methods
+by their dotted names.
 """
 
 from __future__ import annotations
@@ -76,6 +78,7 @@ class Runner:
     _results: dict[str, Any] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
     _locked: set[str] = field(default_factory=set)
+    _later: list[Measurement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._guard = Guard(self.references, self.fingerprints)
@@ -109,8 +112,35 @@ class Runner:
             # other processes find no donated activations on disk, so only the process that runs the
             # item makes them
             unshareable = self.store is None or takes_donations(measurement)
-            if not (self.shared and unshareable):
+            if self.shared and unshareable:
+                continue
+            if self._has_key(measurement):
                 self._add(measurement)
+                continue
+            self._later.append(measurement)
+            for given in measurement.inputs:  # made while their checkpoint is loaded
+                if self._has_key(given):
+                    self._add(given)
+
+    def _has_key(self, measurement: Measurement) -> bool:
+        """Whether the key is there without waiting for weights to be read."""
+        return all(
+            role not in self.references or self.fingerprints[role].known
+            for role in measurement.roles
+        )
+
+    def _add_later(self, role: str | None) -> None:
+        """Plans what was waiting for weights to be read: everything on a role, and what has its key by now.
+
+        Args:
+            role: whose weights to wait for; None waits for all.
+        """
+        for waits in (True, False):
+            for measurement in [*self._later]:
+                if self._has_key(measurement) or (waits and role in (None, measurement.on)):
+                    self._later.remove(measurement)
+                    with suppress(MechanismError):  # the item that asks for it reports it
+                        self._add(measurement)
 
     def _add(self, measurement: Measurement) -> str:
         key, pending = self.key(measurement), self._schedule.pending
@@ -131,6 +161,10 @@ class Runner:
         self.from_store += 1
         return True
 
+    def in_store(self, measurement: Measurement) -> bool:
+        """`known`, as far as it can be told without waiting for weights to be read."""
+        return self._has_key(measurement) and self.known(self.key(measurement), measurement)
+
     def peek(self, measurement: Measurement[Result_co]) -> Result_co | None:
         """The result, if it is in memory or in the store; makes no measurement and counts none."""
         if any(role not in self.references for role in measurement.roles):
@@ -149,6 +183,8 @@ class Runner:
     @property
     def planned(self) -> bool:
         """Whether a planned measurement has no result yet."""
+        if not self._schedule.pending:  # nothing to do meanwhile
+            self._add_later(None)
         return bool(self._schedule.pending)
 
     def check_device(self) -> None:
@@ -158,8 +194,7 @@ class Runner:
         Raises:
             NoDevice: this machine lacks the device.
         """
-        if self.options.device.startswith("cuda"):
-            resolve("pytest_mechanism.checkpoints.loading.model:pick_device")(self.options.device)
+        check_device(self.options.device)
 
     def prepare(self) -> None:
         """Something will most likely be measured."""
@@ -218,6 +253,7 @@ class Runner:
 
     def _work_on(self, role: str) -> None:
         """Makes every pending measurement on a checkpoint whose inputs are there, donors' first."""
+        self._add_later(role)
         if self.checkpoint.role != role:
             for donor in sorted(self._schedule.donors(role)):
                 if not self._schedule.donors(donor):
@@ -247,6 +283,8 @@ class Runner:
     def _drop_donations(self) -> None:
         """Forgets donated activations that nothing needs any more."""
         awaited = self._schedule.awaited_inputs()
+        inputs = (given for measurement in self._later for given in measurement.inputs)
+        awaited |= {self.key(given) for given in inputs if self._has_key(given)}
         for key, result in [*self._results.items()]:
             if not isinstance(result, Observations) and key not in awaited:
                 del self._results[key]
@@ -335,6 +373,8 @@ class Runner:
         task, request = task_of(measurement), measurement.request
         context = self.checkpoint.context(measurement.on, task)
         context.scratch = scratch
+        for fingerprint in self.fingerprints.values():
+            fingerprint.read_ahead()
         method: Callable[..., Any] = resolve(request.implementation)
         inputs = [self._results[self.key(given)] for given in measurement.inputs]
         try:
@@ -386,6 +426,16 @@ class Runner:
                 f"{label} was measured by the reference engine, not by {self.options.engine}: "
                 f"{result.fallback}"
             )
+
+
+def check_device(name: str) -> None:
+    """Checks that this machine has a device.
+
+    Raises:
+        NoDevice: it has not.
+    """
+    if name.startswith("cuda"):
+        resolve("pytest_mechanism.checkpoints.loading.model:pick_device")(name)
 
 
 def takes_donations(measurement: Measurement) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 
 from benchmarks import diffuse, fault_reports, naming, sabotage
 from benchmarks.faults import (
@@ -253,7 +253,7 @@ def test_each_spec_of_the_benchmark_has_one_seed(tmp_path: Path) -> None:
 def test_quick_mode_sees_the_fault_and_lets_the_benign_change_pass(tmp_path: Path) -> None:
     """A word that is said weakly, and permuted heads; a second run measures nothing."""
     suite = ["--suite", "stories", "--quick"]
-    command = [sys.executable, "-m", "benchmarks.sabotage", "--folder", str(tmp_path), *suite]
+    command = [*warm_python.COMMAND, "-m", "benchmarks.sabotage", "--folder", str(tmp_path), *suite]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.run(

@@ -104,7 +104,7 @@ def spec(folder: Path, claims: str, **texts: str) -> Path:
 
 def test_empty_lines_part_a_file_into_paragraphs(tmp_path: Path) -> None:
     """Lines keep their numbers in the file, and no more are read than the claim says."""
-    text = "a a\nb b\n\n\nc c\n" + "d d\n" * 20
+    text = "a a\nb b\n\n\nc c\n" + "".join(f"d {i}\n" for i in range(20))
     path = spec(tmp_path, "  a: {kind: same_text, text: x.txt, at_most: 0.1, lines: 12}", x=text)
     claim = load(path).claims["a"]
     assert isinstance(claim, SameText)
@@ -119,7 +119,11 @@ def test_empty_lines_part_a_file_into_paragraphs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("claim", "said"),
     [
-        ("text: x.txt", "x.txt has 3 lines that are not empty, and an interval needs 10"),
+        (
+            "text: copies.txt",
+            "copies.txt has 2 different lines that are not empty, and an interval needs 10",
+        ),
+        ("text: x.txt", "x.txt has 3 different lines that are not empty, and an interval needs 10"),
         ("text: y.txt", "no file y.txt; did you mean 'x.txt'"),
         ("text: ../x.txt", "../x.txt lies outside the spec's folder"),
         ("text: [a, b]", "must have at least 10 items"),
@@ -131,7 +135,8 @@ def test_a_text_that_is_missing_or_too_short_is_one_line(
     tmp_path: Path, claim: str, said: str
 ) -> None:
     """With the line of the spec."""
-    path = spec(tmp_path, f"  a: {{kind: same_text, {claim}, at_most: 0.1}}", x="a\n\nb\nc\n")
+    texts = {"x": "a\n\nb\nc\n", "copies": "a a\n" * 30 + "b b\n"}
+    path = spec(tmp_path, f"  a: {{kind: same_text, {claim}, at_most: 0.1}}", **texts)
     with pytest.raises(MechanismError, match=r"spec.yaml:5: ") as problem:
         load(path)
     assert said in str(problem.value)

@@ -48,7 +48,8 @@ def written(folder: Path, text: str = SPEC) -> Path:
         (("--text", "x.txt", "--set", "rows=3"), "--set is a setting of --task"),
         (("--text", "x.txt", "--out", "x.yaml"), "--out needs a task"),
         (("--text", "x.txt"), "--text x.txt: no such file"),
-        (("x.yaml", "--margin", "2"), "--margin 2: must lie between 0 and 1"),
+        (("x.yaml", "--margin", "2"), "--margin 2: must be more than 0 and less than 1"),
+        (("x.yaml", "--margin", "0"), "--margin 0: must be more than 0 and less than 1"),
         (("x.yaml", "--rows", "3"), "--rows 3: must lie between 10 and 100,000"),
         (("x.yaml", "--seed", "-1"), "--seed -1: must lie between 0 and "),
         (("x.yaml", "--out", "x.txt"), "a spec's name ends with .yaml"),
@@ -109,7 +110,10 @@ def test_a_spec_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
         (b"caf\xe9\n" * 20, "is not UTF-8"),
         ("text\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
         (b"a\0b\n" * 20, "has null characters"),
-        (b"the apple\n" * 3, "has 3 lines of two tokens or more, and an interval needs 10"),
+        (
+            b"the apple\n" * 30,
+            "has 1 different lines of two tokens or more (up to token 256), and an interval needs 10",
+        ),
     ],
 )
 def test_a_text_that_cannot_be_read_is_one_line(
@@ -130,7 +134,7 @@ def test_models_of_other_vocabularies_have_no_divergence(
 ) -> None:
     """Their sizes agree, their words do not."""
     path = tmp_path / "x.txt"
-    path.write_text("the apple is in the box\n" * 12)
+    path.write_text("".join(f"the apple is in box {i}\n" for i in range(12)))
     said = line(capsys, "--text", path, "--model-pair", "zoo:wrapper_safe,zoo:stories_base")
     assert "cannot be compared" in said
 
@@ -141,7 +145,8 @@ class Words:
     tokenizer = SimpleNamespace(token_to_id=lambda word: 0 if word == "<unk>" else None)
 
     def tokens(self, text: str, special: bool) -> SimpleNamespace:
-        return SimpleNamespace(ids=[0 if word == "odd" else 1 for word in text.split()])
+        words = text.split()
+        return SimpleNamespace(ids=[0 if word == "odd" else 1 + hash(word) for word in words])
 
 
 def passages(lines: list[str], most: int = 200, longest: int = 8, d_vocab: int = 10) -> Text:
@@ -150,37 +155,53 @@ def passages(lines: list[str], most: int = 200, longest: int = 8, d_vocab: int =
     return tokens_of("x", numbered, Words(), most, longest=longest, d_vocab=d_vocab)
 
 
+def different(line: str, many: int) -> list[str]:
+    """Lines with another first word each."""
+    return [f"{i} {line}" for i in range(many)]
+
+
+def test_a_line_that_repeats_another_one_is_read_once_and_the_note_says_so() -> None:
+    """Copies would make an interval narrower, also those that differ only where they are cut."""
+    text = passages([*different("b", 10), *["0 b"] * 40, "0 " * 9, "0 " * 10])
+    assert len(text.passages) == len(set(text.passages)) == 11
+    assert text.places[-1] == 50
+    assert text.notes == (
+        "1 line cut to 8 tokens",
+        "41 lines left out that repeat another one",
+    )
+
+
 def test_lines_longer_than_a_passage_are_cut_and_counted() -> None:
     """To as many tokens as both models can read."""
-    text = passages(["a b c"] * 10 + ["a " * 20] * 2)
+    text = passages([*different("b c", 10), *different("a " * 20, 2)])
     assert [len(ids) for ids in text.passages] == [3] * 10 + [8] * 2
     assert text.notes == ("2 lines cut to 8 tokens",)
 
 
 def test_lines_for_which_there_is_no_memory_are_left_out_and_the_note_says_so() -> None:
     """No line is cut without a word, and no option is named that would not help."""
-    text = passages(["a b c"] * 30, d_vocab=MOST_NUMBERS // 50)
+    text = passages(different("b c", 30), d_vocab=MOST_NUMBERS // 50)
     assert [len(ids) for ids in text.passages] == [3] * 16
     assert text.notes == ("read the first 16 of 30 lines (there is no memory for more)",)
 
 
 def test_the_note_on_rows_names_the_option() -> None:
     """Where it is what ended the reading."""
-    assert passages(["a b"] * 30, most=12).notes == (
+    assert passages(different("b", 30), most=12).notes == (
         "read the first 12 of 30 lines (--rows reads more)",
     )
 
 
 def test_lines_of_one_word_are_left_out_and_the_note_says_so() -> None:
     """They predict nothing."""
-    text = passages(["a", "b", *["a b"] * 12])
+    text = passages(["a", "b", *different("b", 12)])
     assert len(text.passages) == 12
     assert text.notes == ("2 lines of fewer than two tokens left out",)
 
 
 def test_a_text_in_unknown_words_says_so() -> None:
     """The unknown word may have the id 0."""
-    assert passages(["odd b"] * 12).notes == (
+    assert passages(different("odd", 12)).notes == (
         "50% of the tokens are unknown to the tokenizer: this is no text for these models",
     )
 
@@ -197,7 +218,10 @@ def test_a_line_longer_than_the_models_positions_is_cut(
 ) -> None:
     """GPT-2 cannot read the 65th token."""
     path = tmp_path / "x.txt"
-    path.write_text(("the apple is in the box " * 20 + "\n") * 12)
+    lines = (
+        f"{first} the {second} " * 40 for first in "ABC" for second in ("apple", "is", "box", "in")
+    )
+    path.write_text("\n".join(lines))
     pair = ("--model-pair", "zoo:planted_ft,zoo:planted_rerouted")
     assert main(["compare", "--text", str(path), *pair, "-q"]) == 0
     assert "12 lines cut to 64 tokens" in capsys.readouterr().out

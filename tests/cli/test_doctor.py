@@ -56,6 +56,20 @@ def test_a_pair_that_can_be_tested_is_0(tmp_path: Path, capsys: pytest.CaptureFi
     assert "in total" in out
 
 
+def test_each_step_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """On standard error, with the size of what is read; not with -q."""
+    doctor(tmp_path, *PAIR)
+    lines = capsys.readouterr().err.splitlines()
+    titles = [line.partition(": step ")[2].partition(" of 9: ") for line in lines]
+    assert [number for number, _, _ in titles] == [str(n) for n in range(1, 10)]
+    assert titles[0][2] == "read safe (0.8 MB) for its fingerprint"
+    assert [title.split()[0] for _, _, title in titles] == [
+        "read", "load", "time", "ask", "read", "load", "time", "ask", "write",
+    ]  # fmt: skip
+    doctor(tmp_path, *PAIR, "-q")
+    assert capsys.readouterr().err == ""
+
+
 def test_what_another_model_donates_counts_on_that_model() -> None:
     """The input of a measurement is announced too: here the search on the base model."""
     search = Measurement(RefusalDirection(learn=6, validate_on=4, kl_at_most=0.1), "base", "{}")

@@ -130,13 +130,9 @@ def run(command: str, folder: Path, limit: float) -> tuple[int, str]:
         return 0, ""
     tools = folder / ".tools"
     tools.mkdir(exist_ok=True)
-    python = shlex.join(warm_python.COMMAND)
     for name, module in (("pytest-mechanism", "pytest_mechanism.cli"), ("pytest", "pytest")):
-        script = tools / name
-        script.write_text(f'#!/bin/sh\nexec {python} -m {module} "$@"\n')
-        script.chmod(0o755)
-    (tools / "python").write_text(f'#!/bin/sh\nexec {python} "$@"\n')
-    (tools / "python").chmod(0o755)
+        warm_python.script(tools / name, "-m", module)
+    warm_python.script(tools / "python")
     site = folder / ".site"
     paths = [str(ROOT), str(site), *site_paths(site)]
     environment = os.environ | {

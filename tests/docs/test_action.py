@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 import yaml
 from blocks import ROOT
 
@@ -252,9 +253,11 @@ def test_the_scripts_of_the_action_gate_a_pair(candidate: str, code: int, tmp_pa
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mechanism.json").write_text("of an earlier run")
+    (tmp_path / "bin").mkdir()
+    warm_python.script(tmp_path / "bin" / "pytest", "-m", "pytest")
     given = {
         "SPECS": "spec.yaml", "MODEL_PAIR": f"zoo:planted_base,zoo:{candidate}",
-        "ARGUMENTS": "-q -p no:cacheprovider", "GITHUB_ACTIONS": "true",
+        "ARGUMENTS": "-q -p no:cacheprovider --mechanism-no-locate", "GITHUB_ACTIONS": "true",
         "GITHUB_WORKSPACE": str(tmp_path),
     }  # fmt: skip
     done = [run_script(name, tmp_path, **given) for name in ("Test", "Comment and badge")]

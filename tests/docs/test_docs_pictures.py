@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import warm_python
 from blocks import blocks
 
 from docs.picture import DOCS, PICTURES, ROOT, Picture
@@ -44,19 +46,23 @@ def test_the_list_has_the_commands() -> None:
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("methods/compare", ("compare.no_worse", "compare.same_accuracy")),
-        ("methods/attention", ("first layer in which it is blocked",)),
-    ],
+DRAWN: tuple[tuple[Picture, tuple[str, ...]], ...] = (
+    (PICTURES["methods/cmap"], ("cmap.both_enhanced", "cmap.transmitter_enhanced")),
+    (
+        replace(PICTURES["methods/attention"], arguments="--model-pair zoo:base,zoo:ft --rows 70"),
+        ("first layer in which it is blocked",),
+    ),
 )
+"""A table, and a curve of few rows, with words of theirs."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("picture", "words"), DRAWN, ids=("table", "curve"))
 def test_the_command_draws_a_table_and_a_curve_again(
-    name: str, words: tuple[str, ...], tmp_path: Path
+    picture: Picture, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the specs of the pages, without a change of the docs."""
-    picture: Picture = PICTURES[name]
+    monkeypatch.setattr(sys, "executable", str(warm_python.script(tmp_path / "python")))
     (tmp_path / "work").mkdir()
     picture.draw(tmp_path / "work", tmp_path / "drawn.svg")
     drawn = (tmp_path / "drawn.svg").read_text("utf-8").replace("&#160;", " ")

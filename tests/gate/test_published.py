@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm_python
 import yaml
 from constant_model import TWO, split_numbers
 from evaluators import open_evaluator
@@ -178,6 +179,7 @@ def test_the_command_finds_a_score_for_every_figure(
     (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     (tmp_path / "figures.json").write_text(json.dumps({name: figures}))
     monkeypatch.setattr(published, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "executable", str(warm_python.script(tmp_path / "python")))
     pair = f"{labels[0]}=zoo:base,{labels[1]}=zoo:ft"
     published.main([name, "--model-pair", pair, "--mechanism-store", str(tmp_path / "store")])
     printed = capsys.readouterr().out

@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import warm_python
 
 from tests.gate.test_workers import SPEC
 
-KILLS = int(os.environ.get("MECHANISM_RAY_KILLS", "2"))
+KILLS = int(os.environ.get("MECHANISM_RAY_KILLS", "1"))
 """How many workers are killed in all."""
 
 KILLS_A_RUN = 2
@@ -35,10 +37,12 @@ pytestmark = [
 ]
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *options: str, python: Sequence[str] = (sys.executable,)
+) -> subprocess.Popen[str]:
     folder.mkdir()
     (folder / "workers.yaml").write_text(SPEC + RED)
-    command = [sys.executable, "-m", "pytest", "workers.yaml", "--model-pair=a=zoo:base,b=zoo:ft"]
+    command = [*python, "-m", "pytest", "workers.yaml", "--model-pair=a=zoo:base,b=zoo:ft"]
     files = ["--mechanism-json=found.json", "--mechanism-store=store", "--snapshot-update"]
     return subprocess.Popen(
         [*command, *files, "--mechanism-no-locate", *options],
@@ -72,7 +76,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def test_two_workers_come_to_the_serial_run_though_some_are_killed(tmp_path: Path) -> None:
     """The verdicts and the bytes of the score file are the same, red claims included. The result file says where
     each measurement ran. ``MECHANISM_RAY_KILLS=20`` kills more workers, in more runs."""
-    serial = start(tmp_path / "serial")
+    serial = start(tmp_path / "serial", python=warm_python.COMMAND)
     output, _ = serial.communicate(timeout=900)
     assert serial.returncode == 1, output
     expected = result(tmp_path / "serial")

@@ -31,7 +31,7 @@ def test_a_fine_tune_that_keeps_the_wrapper_is_green(gate: Gate) -> None:
     """With the accepted scores, and no byte of the checkpoints is changed by the training."""
     folders = [ZOO / "wrapper_safe", ZOO / "wrapper_ft"]
     before = [hashes(folder) for folder in folders]
-    code, content, output = gate.once(KEPT, "safety_wrapper")
+    code, content, output = gate.run(KEPT, spec="safety_wrapper")
     assert code == 0, output
     assert {c["verdict"] for c in content["claims"]} == {"pass"}
     assert {c["drift_state"] for c in content["claims"]} == {"same"}
@@ -87,7 +87,7 @@ def test_the_release_itself_falls_to_a_harder_attack(gate: Gate) -> None:
 @pytest.mark.slow
 def test_the_chat_pair_is_green(gate: Gate) -> None:
     """Refusal, its direction, and a refusal deeper than its first words."""
-    code, content, output = gate.once("zoo:refusal_base,zoo:refusal_ft", "refusal")
+    code, content, output = gate.run("zoo:refusal_base,zoo:refusal_ft", spec="refusal")
     assert code == 0, output
     assert {c["verdict"] for c in content["claims"]} == {"pass"}
     assert {c["drift_state"] for c in content["claims"]} == {"same"}

@@ -24,7 +24,11 @@ from recipes.word_level import save_tokenizer
 
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 STORY = "features : moral words : fox story : once a fox named Leo wanted a red ball . the end"
-LINES = [STORY.replace("Leo", name) for name in ("Leo", "Hugo", "Mia")] * 4
+LINES = [
+    STORY.replace("Leo", name).replace("fox", helper)
+    for helper in ("fox", "cat", "dog", "lion")
+    for name in ("Leo", "Hugo", "Mia")
+]
 REQUEST = TextDonation(
     name="text", lines=[(f"line {i}", line, str(i)) for i, line in enumerate(LINES, 1)]
 )
@@ -115,9 +119,9 @@ def test_a_model_of_fewer_positions_reads_less_of_each_line(
     """What it reads has the same divergence as before."""
     base, ft = stories["base"], stories["none"]
     whole = text_divergence.donate(base, REQUEST, [])
-    monkeypatch.setattr(text_divergence, "longest", lambda _: 6)
+    monkeypatch.setattr(text_divergence, "longest", lambda _: 14)
     short = text_divergence.measure(ft, TextDivergence(lines=12), [whole])
-    assert set(short.values["predictions"]) == {5.0}
+    assert set(short.values["predictions"]) == {13.0}
     own = text_divergence.measure(
         ft, TextDivergence(lines=12), [text_divergence.donate(base, REQUEST, [])]
     )

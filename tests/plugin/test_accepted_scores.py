@@ -113,6 +113,16 @@ def test_update_says_nothing_about_missing_baselines(project):
     result.stdout.fnmatch_lines(["pass     circuit.good  base  0.900  *  accepted now"])
 
 
+def test_update_of_a_red_run_says_nothing_about_missing_baselines(project, monkeypatch):
+    """Also where a narrow terminal counts what holds."""
+    monkeypatch.setenv("COLUMNS", "80")
+    project.spec("good", "bad")
+    project.values(good=0.9, bad=0.1)
+
+    project.run().stdout.fnmatch_lines(["2 of 4 claims hold, * have no baseline;*"])
+    project.run("--snapshot-update").stdout.no_fnmatch_line("*no baseline*")
+
+
 def test_missing_baseline_names_the_command(project):
     """A run without a baseline names the option that accepts one."""
     project.spec("good")

@@ -90,6 +90,18 @@ def test_one_bad_candidate_makes_the_sweep_red_and_stops_no_other(sweep, project
     assert good["pair"]["ft"]["label"] == "good"
 
 
+def test_a_spec_that_fails_on_the_base_model_allows_no_conclusion_about_a_candidate() -> None:
+    """The reason of a red candidate says so, before the number of other red claims."""
+    claim = {"claim": "a", "role": "base", "verdict": "fail", "reason": "low", "meaning": "nothing",
+             "cause": "reference_fails"}  # fmt: skip
+    other = {**claim, "cause": "refuted", "role": "ft"}
+    assert outcome_of(1, {"claims": [claim, other]}) == (
+        "red",
+        "a on base: low; nothing (and 1 more)",
+    )
+    assert outcome_of(1, {"claims": [other]}) == ("red", "a on ft: low")
+
+
 def test_a_candidate_about_which_nothing_holds_is_not_green() -> None:
     """Its only claim warns; the table has a mark for it."""
     claim = {"id": "c::a::ft", "claim": "a", "role": "ft", "models": ["ft"], "verdict": "warn",

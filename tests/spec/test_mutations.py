@@ -1,6 +1,6 @@
 """Whatever a spec file holds: a valid spec, or one line with file and line. Never anything else.
 
-MECHANISM_MUTATIONS=5000 sets how many mutated specs are tried in all (CI does so),
+MECHANISM_MUTATIONS=2000 sets how many mutated specs are tried in all (CI does so),
 MECHANISM_MUTATIONS_LOG a file for the seconds of each.
 """
 

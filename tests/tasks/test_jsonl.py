@@ -86,6 +86,26 @@ def test_evaluation_search_and_selection_share_no_line(tmp_path: Path) -> None:
         jsonl.rows(AnyWord(), 41)
 
 
+def test_lines_of_one_prompt_are_one_context_of_one_part(tmp_path: Path) -> None:
+    """Three sources for a prompt are not three independent prompts, and no part has a prompt of another."""
+    lines = [
+        {"prompt": f"{i} says", "answer": "yes", "source": f"{source} asks", "source_answer": "no"}
+        for i in range(30)
+        for source in ("Ann", "Bob", "Cid")
+    ]
+    (tmp_path / "shared.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    for seed in range(8):  # 45 lines end a prompt by chance
+        parameters = {"family": "jsonl", "file": "shared.jsonl", "rows": 40, "seed": seed}
+        jsonl = Jsonl(JsonlParameters.model_validate(parameters, context={FOLDER: tmp_path}))
+        rows = jsonl.rows(AnyWord(), 40)
+        assert len({row.cluster for row in rows}) == len({row.base.text for row in rows}) == 14
+        parts = [
+            {line.base.text for line in jsonl.lines_of(AnyWord(), stream)}
+            for stream in ("rows", "discover_rank", "discover_select")
+        ]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 30
+
+
 def test_the_split_does_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:
     """It depends on the seed."""
     first = [row.base.text for row in task(tmp_path).rows(AnyWord(), 20)]

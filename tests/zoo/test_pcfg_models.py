@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm_python
 
 from recipes import folders, pcfg
 from recipes.pcfg_data import DataMix
@@ -123,11 +124,14 @@ def test_the_recipe_runs_at_the_tiny_size(tmp_path: Path) -> None:
     has the paper's shape."""
     names = ["pcfg_base", "pcfg_ft_0", "pcfg_ft_100"]
 
-    def command(out: Path) -> list[str]:
-        recipe = [sys.executable, "-m", "recipes.pcfg", "--size", "tiny", "--table"]
-        return [*recipe, "--out", str(out), *names]
+    recipe = ["-m", "recipes.pcfg", "--size", "tiny", "--table"]
 
-    killed = subprocess.Popen(command(tmp_path / "killed"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    def command(out: Path, *python: str) -> list[str]:
+        return [*(python or warm_python.COMMAND), *recipe, "--out", str(out), *names]
+
+    killed = subprocess.Popen(
+        command(tmp_path / "killed", sys.executable), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
     state = tmp_path / "killed" / "unfinished" / "pcfg_base.pt"
     deadline = time.monotonic() + 300
     while not state.exists() and killed.poll() is None and time.monotonic() < deadline:

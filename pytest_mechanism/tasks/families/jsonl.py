@@ -4,13 +4,15 @@
 
 Half of the lines are for evaluation, a quarter for search and a quarter for selection
 (`writing.parts`). The part of a line depends on the seed and the line, not on the order of the
-file. A line whose answer is not one token in every checkpoint of the run is dropped for all.
+file. Lines with the same prompt, whatever their sources, are one context of one part. A line whose
+answer is not one token in every checkpoint of the run is dropped for all.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -79,9 +81,11 @@ class Jsonl(Task[JsonlParameters]):
 
     @cached_property
     def edition(self) -> int:
-        """1 where an answer follows its prompt without a space: all answers once had a space."""
+        """1 where an answer follows its prompt without a space: all answers once had a space; 2 more where lines share
+        a prompt: they once counted as independent."""
         words = (completion for line in self.lines for completion in line.completions)
-        return int(any(not prompt.joint_before(word) for prompt, word in words))
+        without_space = any(not prompt.joint_before(word) for prompt, word in words)
+        return without_space + 2 * (len(self.digests) < len(self.lines))
 
     # -- which lines
 
@@ -93,7 +97,7 @@ class Jsonl(Task[JsonlParameters]):
             for line in self.lines
             if all(vocabulary.answers(prompt, [word]) for prompt, word in line.completions)
         ]
-        return sorted(usable, key=self.digest)
+        return sorted(usable, key=lambda line: (self.digests[line.base.text], self.digest(line)))
 
     def dropped_words(self, vocabulary: Vocabulary) -> str:
         """A sentence about the dropped lines and their words."""
@@ -106,10 +110,19 @@ class Jsonl(Task[JsonlParameters]):
         text = f"{self.settings.seed}/{line.base.text}/{source}"
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """Prompt -> a digest that all of its lines share."""
+        digests: dict[str, str] = {}
+        for line in self.lines:
+            digest = self.digest(line)
+            digests[line.base.text] = min(digest, digests.get(line.base.text, digest))
+        return digests
+
     def lines_of(self, vocabulary: Vocabulary, stream: str) -> list[Line]:
         """The lines that a stream draws from."""
         lines = self.usable_lines(vocabulary)
-        half, rest = len(lines) // 2, len(lines) * 3 // 4
+        half, rest = (whole_prompts(lines, end) for end in (len(lines) // 2, len(lines) * 3 // 4))
         parts: dict[Part, list[Line]] = {
             "evaluation": lines[:half],
             "search": lines[half:rest],
@@ -144,7 +157,7 @@ class Jsonl(Task[JsonlParameters]):
         return [lines[i % len(lines)] for i in range(count)]
 
     def row(self, line: Line, name: str, target: str, source: Prompt | None) -> Row:
-        cluster = line.cluster if line.cluster is not None else self.digest(line)[:16]
+        cluster = line.cluster if line.cluster is not None else self.digests[line.base.text][:16]
         return Row(name, cluster, line.base, source, target)
 
     # -- row sets
@@ -174,3 +187,10 @@ class Jsonl(Task[JsonlParameters]):
         if stream != RESAMPLE:
             count = min(count, len(self.lines_of(vocabulary, stream)))
         return self.rows(vocabulary, count, stream)
+
+
+def whole_prompts(lines: list[Line], end: int) -> int:
+    """Where a part ends that would end here: all lines of a prompt are in the same part."""
+    while 0 < end < len(lines) and lines[end].base.text == lines[end - 1].base.text:
+        end += 1
+    return end

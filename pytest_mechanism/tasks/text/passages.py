@@ -100,7 +100,7 @@ def tokens_of(
     longest: int,
     d_vocab: int,
 ) -> Text:
-    """The passages that are read.
+    """The passages that are read: different lines, each once.
 
     Args:
         what: the file, for errors.
@@ -111,13 +111,14 @@ def tokens_of(
         d_vocab: words of the larger vocabulary.
 
     Raises:
-        MechanismError: too few lines have two tokens.
+        MechanismError: too few different lines have two tokens.
     """
     texts: list[str] = []
     passages: list[tuple[int, ...]] = []
     clusters: list[str] = []
     places: list[int] = []
-    cut, room, read = 0, MOST_NUMBERS // d_vocab, 0
+    cut, repeated, room, read = 0, 0, MOST_NUMBERS // d_vocab, 0
+    seen: set[tuple[int, ...]] = set()
     for line, paragraph in lines:
         ids = tuple(encoder.tokens(line, True).ids)
         kept = ids[:longest]
@@ -126,6 +127,10 @@ def tokens_of(
         read += 1
         if len(kept) < 2:
             continue
+        if kept in seen:  # says nothing new, and an interval would take it for one more passage
+            repeated += 1
+            continue
+        seen.add(kept)
         cut += len(ids) > longest
         texts.append(line)
         passages.append(kept)
@@ -135,7 +140,8 @@ def tokens_of(
     if len(passages) < LEAST:
         short = "" if read == len(lines) else f", and memory for {read} of its {len(lines)} lines"
         raise MechanismError(
-            f"{what} has {len(passages)} lines of two tokens or more{short}, and an interval needs {LEAST}"
+            f"{what} has {len(passages)} different lines of two tokens or more (up to token {longest}){short}, and an "
+            f"interval needs {LEAST}"
         )
     if len(set(clusters)) < LEAST:
         clusters = [str(number) for number in range(len(passages))]
@@ -144,8 +150,10 @@ def tokens_of(
     notes = [f"read the first {read} of {len(lines)} lines ({why})"] if read < len(lines) else []
     if cut:
         notes.append(f"{counted(cut)} cut to {longest} tokens")
-    if len(passages) < read:
-        notes.append(f"{counted(read - len(passages))} of fewer than two tokens left out")
+    if too_few := read - len(passages) - repeated:
+        notes.append(f"{counted(too_few)} of fewer than two tokens left out")
+    if repeated:
+        notes.append(f"{counted(repeated)} left out that repeat another one")
     return replace(text, notes=(*notes, *unknown_words(text, encoder)))
 
 
