@@ -129,7 +129,9 @@ def about_weights(
         named, sizes = [layer], layers
         words = {layer: f"the attention{mlp} of {layer}"}
     else:
-        most = out or sorted(members, key=lambda name: -members[name])
+        most = out
+        if not 0 < len(out) <= MOST_NAMED:  # a sentence that names a part of them begins with the largest change
+            most = sorted(out or members, key=lambda name: -parts[name])
         named, sizes = most[:MOST_NAMED], parts
         words = {name: called(name) for name in members} | changed_rows(result)
     few = bool(out) and (len(out) == len(named) or sizes is layers)

@@ -118,18 +118,20 @@ NOWHERE = "and nowhere else"
          "(50.0% of its norm), head 2.1 (40.0%), head 1.1 (30.0%), head 1.2 (20.0%)"),
         (weights(h2_2=0.5, h2_1=0.4, h1_1=0.3, h1_2=0.2, h0_0=0.1), (), False, "weights changed in 5 of the 15 heads "
          "and MLPs; most in head 2.2 (50.0% of its norm), head 2.1 (40.0%), head 1.1 (30.0%), head 1.2 (20.0%)"),
+        (weights(h2_2=0.1, h2_1=0.4, h1_1=0.3, h1_2=0.2, h0_0=0.5), (MEMBER,), False, "weights changed in 5 of the 15 "
+         "heads and MLPs; most in head 0.0 (50.0% of its norm), head 2.1 (40.0%), head 1.1 (30.0%), head 1.2 (20.0%)"),
         (weights(), (), True,
          "every weight is that of base: a setting (config.json) or the tokenizer differs"),
         (MemberWeightResult((), (), {}, changes=(("embed", 0.1),)), (), False, ""),
     ],
     ids=["head", "moved", "embedding", "layer", "rounded too", "fine-tune", "trained around", "a little", "some",
-         "setting", "no heads"],
+         "lost among some", "setting", "no heads"],
 )  # fmt: skip
 def test_weights_of_few_parts_that_changed_stand_out(
     result: MemberWeightResult, found: tuple[MemberChange, ...], first: bool, sentence: str
 ) -> None:
-    """A part stands out if its weights changed by ten times the median, or a head by three times the next; of several,
-    one that lost work is first."""
+    """A part stands out if its weights changed by ten times the median, or a head by three times the next; of few,
+    one that lost work is first, and of many those that changed most are named."""
     said = about_weights(result, found)
     assert (said.first, said.line) == (first, sentence)
 
