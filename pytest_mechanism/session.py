@@ -79,12 +79,13 @@ class Session:
     def checkpoint_lines(self) -> list[str]:
         """A line for each checkpoint: role, the reference as typed, label, fingerprint and folder."""
         lines = []
+        first = next(iter(self.references), None)
         for role, reference in self.references.items():
             label = "" if reference.label == reference.text else f" (label {reference.label})"
             place = "" if reference.place == reference.text else f", from {reference.place}"
             mark = self.fingerprints[role]
             fingerprint = (
-                f"fingerprint {mark.short}" if mark.known else "read while base is measured"
+                f"fingerprint {mark.short}" if mark.known else f"read while {first} is measured"
             )
             lines.append(
                 visible(f"mechanism: {role} = {reference.text}{label}, {fingerprint}{place}")

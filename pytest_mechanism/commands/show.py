@@ -139,8 +139,9 @@ def measured_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -
     evaluator.plan([(spec, claim, role) for _, claim, role in curves])
     views: list[CircuitView] = []
     charts: dict[str, Chart] = {}
-    for role in dict.fromkeys([*drawn_roles(evaluator, spec), *(role for *_, role in curves)]):
-        if role in drawn_roles(evaluator, spec):
+    drawn = drawn_roles(evaluator, spec)
+    for role in dict.fromkeys([*drawn, *(role for *_, role in curves)]):
+        if role in drawn:
             views.append(circuit_view(evaluator, spec, role, rows))
         for name, claim, of in curves:
             if of == role and (chart := chart_of(evaluator, spec, claim, role)) is not None:

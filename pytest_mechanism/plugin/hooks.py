@@ -121,9 +121,8 @@ class MechanismPlugin:
             lines = self.session.checkpoint_lines()
         except MechanismError as problem:
             raise pytest.UsageError(str(problem)) from None
-        self.header_shown = (
-            self.session.all_read
-        )  # else the section of the run has the lines once more
+        # else the section of the run has the lines once more
+        self.header_shown = self.session.all_read
         if self.session.paired and (line := self.session.device_line()) is not None:
             lines.append(line)
         if self.session.paired and (address := self.session.ray) is not None:

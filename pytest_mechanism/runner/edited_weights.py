@@ -114,9 +114,10 @@ def about_weights(
         return ChangedWeights(first=True, line=f"every weight is that of {REFERENCE}: {differs}")
     middle = median(members.values())
     losses = {m.member: abs(m.now) - abs(m.before) for m in reversed(largest_first(found, found))}
-    out = sorted(
-        (name for name, change in parts.items() if change > STANDS_OUT * middle),
-        key=lambda name: (round(min(0.0, losses.get(name, 0.0)), 1), -parts[name]),
+    out = [name for name, change in parts.items() if change > STANDS_OUT * middle]
+    all_named = len(out) <= MOST_NAMED  # else the sentence names the largest changes
+    out.sort(
+        key=lambda name: (all_named and round(min(0.0, losses.get(name, 0.0)), 1), -parts[name])
     )
     one, next_one = sorted(members.values(), reverse=True)[:2] if len(members) > 1 else (0.0, 0.0)
     by_next = not out and one >= OF_NEXT * next_one
@@ -129,9 +130,7 @@ def about_weights(
         named, sizes = [layer], layers
         words = {layer: f"the attention{mlp} of {layer}"}
     else:
-        most = out
-        if not 0 < len(out) <= MOST_NAMED:  # a sentence that names a part of them begins with the largest change
-            most = sorted(out or members, key=lambda name: -parts[name])
+        most = out or sorted(members, key=lambda name: -members[name])
         named, sizes = most[:MOST_NAMED], parts
         words = {name: called(name) for name in members} | changed_rows(result)
     few = bool(out) and (len(out) == len(named) or sizes is layers)
