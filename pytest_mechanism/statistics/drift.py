@@ -111,7 +111,7 @@ def compare(  # noqa: PLR0911 - a table of cases, one return each
             amount,
             tolerance.atol,
             f"{what} moved from {then:.4f} to {today:.4f} (allowed {tolerance.atol:g}) on unchanged "
-            f"checkpoints: {other_setting(received, accepted) or 'the tool or the machine changed'}",
+            f"checkpoints: {what_changed(received, accepted)}",
         )
     if (elsewhere := members_beyond(received, accepted, tolerance.drift)) is not None:
         return Drift("worse", amount, tolerance.drift, elsewhere)
@@ -125,8 +125,9 @@ def compare(  # noqa: PLR0911 - a table of cases, one return each
     return Drift(state, amount, tolerance.drift, _difference(better, old, new))
 
 
-def other_setting(received: Mapping[str, Any], accepted: Mapping[str, Any]) -> str | None:
-    """What the run of a score has set otherwise than that of its baseline, in words; None if nothing is known."""
+def what_changed(received: Mapping[str, Any], accepted: Mapping[str, Any]) -> str:
+    """What may have moved the score of an unchanged checkpoint, with all settings in which the run of the score differs
+    from that of its baseline."""
 
     def listed(entry: Mapping[str, Any]) -> dict[str, Any]:
         setting = entry.get("setting") or {}
@@ -139,7 +140,9 @@ def other_setting(received: Mapping[str, Any], accepted: Mapping[str, Any]) -> s
         for name in now
         if None not in (now[name], before.get(name)) and now[name] != before[name]
     ]
-    return f"measured with {', '.join(differing)}" if differing else None
+    if not differing:
+        return "the tool or the machine changed"
+    return f"the tool, the machine or one of these changed: {', '.join(differing)}"
 
 
 def farthest_member(

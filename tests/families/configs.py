@@ -240,7 +240,7 @@ BESIDE: dict[str, Family] = {
         {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
         "a window that is cut out inside the layer",
         "reference",
-        "the last of many branches by the branch engine differ from reference",
+        "z at the last token by the branch engine differ from reference",
     ),
     "bloom": Family(
         "BloomConfig",

@@ -152,11 +152,12 @@ def test_a_drift_says_what_happened_and_what_was_allowed(
         ({"dtype": "float32"}, "the tool or the machine changed"),
         (
             {"dtype": "float32, 4bit weights", "versions": {"torch": "2", "numpy": "1"}},
-            "measured with dtype float32, 4bit weights (baseline: float32), torch 2 (baseline: 1)",
+            "the tool, the machine or one of these changed: dtype float32, 4bit weights (baseline: float32), "
+            "torch 2 (baseline: 1)",
         ),
     ],
 )
-def test_what_was_set_otherwise_is_named_before_the_machine_is_blamed(now: dict, what: str) -> None:
+def test_what_was_set_otherwise_is_named_beside_the_machine(now: dict, what: str) -> None:
     """Of a score that moved on unchanged checkpoints: dtype, device, engine, libraries."""
     before = {"dtype": "float32", "versions": {"torch": "1", "numpy": "1"}}
     moved = compare(
