@@ -100,7 +100,8 @@ def measured(runner: Runner, text: Text) -> list[Any]:
     """Sums of every passage; loads the reference model, then the other one."""
     from pytest_mechanism.tasks.text.plain import PlainText
 
-    task = PlainText.of([shortened(each) for each in text.texts])
+    encoder, most = runner.checkpoint.encoders["base"], longest(runner)
+    task = PlainText.of([shortened(each, encoder, most) for each in text.texts])
     record = resolve("pytest_mechanism.methods.text_divergence:record")
     compare = resolve("pytest_mechanism.methods.text_divergence:compare")
     recorded = record(runner.checkpoint.context("base", task), text.passages)
@@ -108,9 +109,12 @@ def measured(runner: Runner, text: Text) -> list[Any]:
     return passages
 
 
-def shortened(text: str) -> str:
-    """A passage for a self-check, which needs no more than some words."""
-    return text[:200]
+def shortened(text: str, encoder: Encoder, most: int) -> str:
+    """A passage for a self-check, which needs no more than some words; of ``most`` tokens at most."""
+    text = text[:200]
+    while len(encoder.tokens(text, True).ids) > most:
+        text = text[: len(text) // 2]
+    return text
 
 
 def conclusion(result: Result, labels: Mapping[str, str], text: Text) -> Iterator[str]:
