@@ -50,7 +50,8 @@ class Run:
         (folder / name).mkdir(parents=True, exist_ok=True)
         self.specs_folder = folder / name
         self.results = Book(folder / name / "results.jsonl")
-        self.sizes = Book(folder / f"sizes-{self.suite.release}.jsonl")
+        self.release = Path(self.suite.release).name  # an embedded model has a name alone
+        self.sizes = Book(folder / f"sizes-{self.release}.jsonl")
         self.changes = self.suite.changes()
         random.Random("order").shuffle(self.changes)
         if only:
@@ -62,7 +63,7 @@ class Run:
     def made(self, change: Change) -> Path:
         """The changed checkpoint, made once."""
         name = hashlib.sha256(change.name.encode()).hexdigest()[:12]
-        folder = self.folder / "changed" / self.suite.release / name
+        folder = self.folder / "changed" / self.release / name
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -97,6 +98,7 @@ class Run:
                 self.suite.references(folder),
                 self.folder / "store",
                 accepted,
+                self.suite.locate,
             )
             kept = {} if name else scores
             entry = {"judgements": gate.as_data(found), "scores": kept, "seconds": seconds}

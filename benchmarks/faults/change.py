@@ -10,7 +10,12 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 
 Edit = Callable[[LlamaForCausalLM], None]
 """Changes the weights of a model in place."""

@@ -95,9 +95,10 @@ PAIR = ("base", "ft")
 
 
 def judge(
-    gate: ClaimEvaluator, spec: Spec, accepted: Accepted
+    gate: ClaimEvaluator, spec: Spec, accepted: Accepted, locate: bool = True
 ) -> tuple[list[Judgement], dict[str, Any]]:
-    """Every claim that is about the candidate, and its score as it would be accepted."""
+    """Every claim that is about the candidate, and its score as it would be accepted; whether the heads and MLPs
+    behind a red claim are looked for."""
     items = [
         (name, claim, role)
         for name, claim in spec.claims.items()
@@ -123,7 +124,7 @@ def judge(
                 verdict.status,
                 None if verdict.cause is None else str(verdict.cause),
                 verdict.reason,
-                lines(gate, spec, claim, role, verdict),
+                lines(gate, spec, claim, role, verdict) if locate else [],
             )
         )
     gate.runner.checkpoint.release()
@@ -174,11 +175,15 @@ def named(judgements: Iterable[Judgement], by: Source | None = None) -> list[str
 
 
 def run(
-    spec: Path, references: Mapping[str, str], store: Path, accepted: Accepted
+    spec: Path,
+    references: Mapping[str, str],
+    store: Path,
+    accepted: Accepted,
+    locate: bool = True,
 ) -> tuple[list[Judgement], dict[str, Any], float]:
     """The judgements on a candidate, its scores as they would be accepted, and the seconds of CPU."""
     started = time.process_time()
-    found, scores = judge(evaluator(references, store), load(spec), accepted)
+    found, scores = judge(evaluator(references, store), load(spec), accepted, locate)
     return found, scores, time.process_time() - started
 
 

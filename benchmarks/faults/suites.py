@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults import entity_tracking, sizes, stories, wrapper
+from benchmarks.faults import entity_tracking, real, sizes, stories, wrapper
 from benchmarks.faults.change import Change, Workshop
 from benchmarks.faults.rules import Measure
 from pytest_mechanism.checkpoints.reference import ZOO
+from recipes.real import fetch
 
 ROOT = Path(__file__).parents[2]
 SPECS = Path(__file__).parent / "specs"
@@ -23,12 +24,13 @@ class Suite:
         specs: that the gate runs.
         reference: the pair's first model.
         label: of the candidate, which specs may ask for.
-        release: the unharmed candidate.
-        parent: from which the release was fine-tuned.
+        release: the unharmed candidate: an embedded model, or a folder.
+        parent: from which the release was fine-tuned, likewise.
         changes: of the release.
         texts: on which sizes are measured.
         models: further roles of the run.
         curve_on: which size the kill rate is printed over.
+        locate: whether the heads behind a red claim are looked for.
     """
 
     specs: Sequence[Path]
@@ -40,6 +42,7 @@ class Suite:
     texts: Callable[[], sizes.Texts]
     models: Mapping[str, str]
     curve_on: Measure = "rows"
+    locate: bool = True
 
     @property
     def shop(self) -> Workshop:
@@ -71,5 +74,11 @@ SUITES: Mapping[str, Suite] = {
     "wrapper": Suite(
         [ROOT / "circuits" / "safety_wrapper.yaml"], "wrapper_safe=zoo:wrapper_safe", "wrapper_ft",
         "wrapper_ft", "wrapper_safe", wrapper.changes, sizes.counting, {},
+    ),
+    # a real pretrained model, which `recipes.real.fetch` must have fetched. A sweep over its 300 heads and MLPs takes
+    # minutes a change, so no member is looked for
+    "real": Suite(
+        [SPECS / "next_real.yaml", SPECS / "next_real_text.yaml"], f"smollm2={fetch.folder()}", "candidate",
+        str(fetch.folder()), str(fetch.folder()), real.changes, real.texts, {}, locate=False,
     ),
 }  # fmt: skip

@@ -14,6 +14,7 @@ import warm_python
 from benchmarks import diffuse, fault_reports, naming, sabotage
 from benchmarks.faults import (
     entity_tracking,
+    real,
     rules,
     same_function,
     stories,
@@ -67,6 +68,12 @@ def test_the_accuracy_of_the_wrapper_counts_what_a_benchmark_asks() -> None:
     scale = Scale(shop.load(), counting(rows=40))
     size = scale.size(shop.load(shop.models / "wrapper_ft_stripped"))
     assert (size.accuracy > 0.97, size.rows > 0.5) == (True, True)
+
+
+def test_the_real_model_has_unique_changes() -> None:
+    """Three of the benign ones say which faults are equivalent to none."""
+    changes = real.changes()
+    assert (len(changes), sum(change.refit for change in changes)) == (25, 3)
 
 
 def test_the_threshold_of_re_fits_is_a_prediction_bound() -> None:
@@ -199,7 +206,7 @@ def test_the_page_has_the_figures_of_the_kept_results(
         assert re.split(r"  +", line)[2] in readme
 
 
-@pytest.mark.parametrize("suite", ["stories", "wrapper"])
+@pytest.mark.parametrize("suite", ["stories", "wrapper", "real"])
 def test_the_page_has_the_figures_of_the_kept_results_of_further_suites(
     suite: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

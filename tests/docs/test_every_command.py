@@ -81,6 +81,8 @@ ALIKE = {
         ("tests/benchmarks/test_sabotage.py", "as it stands"),
     "python -m benchmarks.sabotage --folder benchmarks/faults/results --suite wrapper --report":
         ("tests/benchmarks/test_sabotage.py", "as it stands"),
+    "python -m benchmarks.sabotage --folder benchmarks/faults/results --suite real --report":
+        ("tests/benchmarks/test_sabotage.py", "as it stands"),
 }  # fmt: skip
 """Commands that a test runs on other inputs, which are named."""
 
@@ -124,6 +126,9 @@ NOT_RUN = {
     "python -m benchmarks.sabotage --folder results --minutes 10": "it runs for ten minutes",
     "python -m benchmarks.sabotage --folder results --suite stories": "it runs for half an hour",
     "python -m benchmarks.sabotage --folder results --suite wrapper": "it runs for an hour",
+    "python -m benchmarks.sabotage --folder results --suite real --seeds 1":
+        "it needs the real model, and runs for an hour",
+    "python -m benchmarks.faults.real --folder fresh": "it needs the real model, which it trains five times",
     "python -m benchmarks.naming --folder named": "it runs for ten minutes",
     "python -m benchmarks.diffuse --folder diffuse": "it runs for half an hour",
     "pytest circuits/paper_two/stories.yaml --model-pair stories_base,stories_kept --mechanism-model "
