@@ -22,7 +22,7 @@ from pytest_mechanism.commands.config import add_config_options, config_argument
 from pytest_mechanism.commands.gates import Finished, Gate, Gates, last_line
 from pytest_mechanism.commands.output import INTERRUPTED, say
 from pytest_mechanism.commands.specs import read_specs
-from pytest_mechanism.errors import BadReference, MechanismError
+from pytest_mechanism.errors import BadReference, MechanismError, without_choices
 from pytest_mechanism.files import read_bytes, write_json, write_text
 from pytest_mechanism.report.candidates import (
     Candidate,
@@ -126,7 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
                 raise BadReference(f"{text!r} has a comma; link it under another name")
             fingerprint = of_reference(reference, memory).model
         except MechanismError as problem:
-            found[label] = Candidate(label, text, None, "error", f"cannot be read: {problem}")
+            found[label] = Candidate(
+                label, text, None, "error", f"cannot be read: {without_choices(str(problem))}"
+            )
             continue
         same = first.setdefault(fingerprint, label)
         result = files / f"{label}.json"

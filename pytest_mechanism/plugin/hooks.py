@@ -342,8 +342,9 @@ class MechanismPlugin:
 
 def find_obstacles(evaluator: ClaimEvaluator, items: Sequence[ClaimItem]) -> Iterator[str]:
     """A line for each item that cannot be measured, or that cannot pass whatever the measurements say."""
+    several = len({item.path for item in items}) > 1
     for item in items:
-        title = f"{item.claim_name} on {item.name}"
+        title = f"{item.spec.circuit}.{item.title}" if several else item.title
         try:
             refused = evaluator.obstacle(item.spec, item.claim, item.name)
             lacking = (

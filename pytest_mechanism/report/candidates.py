@@ -93,6 +93,7 @@ def outcome_of(exit_code: int | None, content: Mapping[str, Any]) -> tuple[Outco
         content: of its result file; empty where it wrote none.
     """
     claims = content.get("claims", [])
+    several = len({claim["id"].partition("::")[0] for claim in claims}) > 1
     red = [claim for claim in claims if claim["verdict"] in RED]
     for verdict in ("fail", "error", "inconclusive"):
         worst = [claim for claim in red if claim["verdict"] == verdict]
@@ -101,10 +102,9 @@ def outcome_of(exit_code: int | None, content: Mapping[str, Any]) -> tuple[Outco
             more = f" (and {len(red) - 1} more)" if len(red) > 1 else ""
             base_fails = worst[0].get("cause") == "reference_fails"
             meaning = f"; {worst[0]['meaning']}" if base_fails else ""
-            return (
-                outcome,
-                f"{worst[0]['claim']} on {worst[0]['role']}: {worst[0]['reason']}{meaning}{more}",
-            )
+            circuit = f"{worst[0]['circuit']}." if several else ""
+            name = f"{circuit}{worst[0]['claim']} on {worst[0]['role']}"
+            return outcome, f"{name}: {worst[0]['reason']}{meaning}{more}"
     if not content or exit_code is None or exit_code != content["exit_code"]:
         return "error", f"its gate ended without a result (exit code {exit_code})"
     if content["reasons"]:

@@ -30,6 +30,7 @@ from pytest_mechanism.report.run_report import (
     ConclusionState,
     RunReport,
 )
+from pytest_mechanism.report.table import with_circuits
 from pytest_mechanism.report.wording import (
     baseline_sentence,
     claims,
@@ -68,6 +69,7 @@ def concluded(report: RunReport) -> RunReport:
 
 def conclude(report: RunReport) -> Conclusion:
     """See the module."""
+    report = replace(report, claims=with_circuits(report.claims))
     reds = explaining_first(result for result in report.claims if result.red)
     warnings = explaining_first(result for result in report.claims if result.verdict == "warn")
     state, sentences, lead = judgement(report, reds)

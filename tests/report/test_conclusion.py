@@ -335,3 +335,12 @@ def test_the_candidate_is_named_where_the_base_is_called_ft(
     text = conclude(replace(run, checkpoints=files)).text
     assert said in text
     assert ("ft = ./new" in text) == (base != "zoo:base")
+
+
+def test_of_several_specs_a_claim_is_named_with_its_circuit() -> None:
+    """Claims of two specs may have one name; the next command has the claim's own."""
+    other = claim("solves", circuit="d", id="d.yaml::solves::ft", verdict="inconclusive")
+    conclusion = conclude(report(*SOLVES, other))
+    assert "First, d.solves on ft: 0.1 is low." in conclusion.text
+    missing = replace(other, verdict="fail", cause=Cause.NOT_ACCEPTED)
+    assert "d.yaml::solves --model-pair" in conclude(report(*SOLVES, missing)).next_steps[0]
