@@ -104,6 +104,9 @@ def test_a_spec_that_fails_on_the_base_model_allows_no_conclusion_about_a_candid
         "a on base: low; nothing (and 1 more)",
     )
     assert outcome_of(1, {"claims": [other]}) == ("red", "a on ft: low")
+    unaccepted = {**other, "cause": "not_accepted", "reason": "no baseline yet"}
+    assert outcome_of(1, {"claims": [unaccepted, other]})[1] == "a on ft: low (and 1 more)"
+    assert outcome_of(1, {"claims": [unaccepted]}) == ("red", "a on ft: no baseline yet")
     of_another_spec = {**other, "id": "d.yaml::a::ft", "circuit": "d"}
     assert outcome_of(1, {"claims": [of_another_spec, other]})[1] == "d.a on ft: low (and 1 more)"
 

@@ -344,3 +344,12 @@ def test_of_several_specs_a_claim_is_named_with_its_circuit() -> None:
     assert "First, d.solves on ft: 0.1 is low." in conclusion.text
     missing = replace(other, verdict="fail", cause=Cause.NOT_ACCEPTED)
     assert "d.yaml::solves --model-pair" in conclude(report(*SOLVES, missing)).next_steps[0]
+
+
+def test_what_accepting_scores_would_not_cure_is_told_first() -> None:
+    """Beside claims that only lack an accepted score."""
+    missing = claim("a", verdict="fail", cause=Cause.NOT_ACCEPTED, reason="no baseline yet")
+    undecided = claim("b", verdict="inconclusive", cause=Cause.UNSETTLED, reason="too few rows")
+    conclusion = conclude(report(missing, undecided))
+    assert "First, b on ft: too few rows." in conclusion.text
+    assert "--snapshot-update" not in conclusion.next_steps[0]
