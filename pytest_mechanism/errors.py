@@ -69,6 +69,10 @@ class MeasurementError(MechanismError):
     """A measurement gives no number on this model and task."""
 
 
+class TooFewContexts(MeasurementError):
+    """The rows come from too few contexts for a confidence interval; the message says to raise ``task.rows``."""
+
+
 class NotMeasured(MeasurementError):
     """Nobody made the measurement, where results are only recalled."""
 
@@ -162,6 +166,11 @@ def choices(text: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.6)
     listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
     return (f"did you mean {near[0]!r}? " if near else "") + f"valid: {listed}"
+
+
+def without_choices(line: str) -> str:
+    """An error's line without the list that `choices` ended it with, where many errors stand below each other."""
+    return line.partition("valid: ")[0].rstrip("; ")
 
 
 def add_models(roles: Iterable[str]) -> str:

@@ -196,7 +196,8 @@ def begins_with_mark(path: Path, mark: str) -> bool:
 
 
 def check_replaceable(path: Path, mark: str | None) -> None:
-    """Check that a report may be written to a path: nothing is there, or an earlier report of the same kind.
+    """Check that a report may be written to a path: nothing is there, an empty file, or an earlier report of the same
+    kind.
 
     Args:
         path: of the report.
@@ -205,13 +206,47 @@ def check_replaceable(path: Path, mark: str | None) -> None:
     Raises:
         MechanismError: another file is there.
     """
-    if not (path.exists() or path.is_symlink()):
+    if not (path.exists() or path.is_symlink()) or is_empty(path):
         return
     if mark is None or not begins_with_mark(path, mark):
         known = "" if mark is None else " and is no such output of pytest-mechanism"
         raise MechanismError(
             f"{path} exists{known}, so it is not replaced; choose another path, or remove it"
         )
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a path is a regular file without content, such as ``mktemp`` makes."""
+    return path.is_file() and path.stat().st_size == 0
+
+
+def check_output(path: Path, mark: str) -> None:
+    """Check that a report can be written, without harm to another file.
+
+    Args:
+        path: of the report.
+        mark: see `begins_with_mark`.
+
+    Raises:
+        MechanismError: it cannot.
+    """
+    if path.is_dir():
+        raise MechanismError(f"{path} cannot be written: is a folder; name a file")
+    if not path.parent.is_dir():
+        raise MechanismError(f"{path} cannot be written: no such folder")
+    check_replaceable(path, mark)
+    try:
+        with temporary_beside(path) as temporary:
+            temporary.touch()
+    except OSError as problem:
+        raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
+
+
+def remove_output(path: Path, mark: str) -> None:
+    """Remove the report of an earlier run, and no other file: a run that writes none must not leave that one behind."""
+    if begins_with_mark(path, mark):
+        with suppress(OSError):  # `check_output` says what is wrong with the folder
+            path.unlink()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.errors import MechanismError, TooFewContexts
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.measurement import Measurement
@@ -122,11 +122,11 @@ class ClaimContext:
         """How the rows of some observations were drawn.
 
         Raises:
-            MeasurementError: too few contexts for an interval of this confidence.
+            TooFewContexts: too few contexts for an interval of this confidence.
         """
         contexts = len(set(observations.clusters))
         if contexts < LEAST_CLUSTERS:
-            raise MeasurementError(
+            raise TooFewContexts(
                 f"{len(observations.clusters)} rows come from {contexts} contexts, but a confidence interval needs "
                 f"{LEAST_CLUSTERS}; raise task.rows"
             )

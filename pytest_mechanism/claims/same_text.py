@@ -198,6 +198,14 @@ def unreadable(found: Observations, how: Sampling, name: str, source: str, to: s
     )
     if unknown > MOST_UNKNOWN:
         return f"{unknown:.0%} of the tokens of {name} are unknown to the tokenizer: this is no text for these models"
+    guessed = no_better_than_guessing(found, how, name, source)
+    return guessed and f"{guessed}: that {to} is close to it there means nothing"
+
+
+def no_better_than_guessing(
+    found: Observations, how: Sampling, name: str, source: str
+) -> str | None:
+    """That the reference model predicts a text no better than a guess; None if it does."""
     guess = better_guess(found)
     if a_token(found, how, guess, "surprise_from").interval[0] > 0:
         return None
@@ -207,8 +215,7 @@ def unreadable(found: Observations, how: Sampling, name: str, source: str, to: s
     }
     return (
         f"{source} predicts {name} no better than {guesses[guess]} (perplexity "
-        f"{perplexity(found, 'surprise_from'):.4g} against {perplexity(found, guess):.4g}): that {to} is "
-        "close to it there means nothing"
+        f"{perplexity(found, 'surprise_from'):.4g} against {perplexity(found, guess):.4g})"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.commands.config import read_config
@@ -55,15 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
         d_vocab=max(shape.d_vocab for shape in session.evaluator.shapes.values()),
     )
     try:
-        passages = measured(runner, text)
+        passages, sums = measured(runner, text)
     finally:
         session.release()
     confidence = session.evaluator.confidence or 0.95
     result = estimated(passages, text, confidence)
-    for line in (*conclusion(result, labels, text), *text.notes):
+    guessing = no_better(text, sums, confidence, labels)
+    for line in (*conclusion(result, labels, text, guessing), *text.notes):
         say(line)
     if arguments.json is not None:
-        data = as_json(result, labels, text, identities(session.evaluator), confidence)
+        data = as_json(result, labels, text, guessing, identities(session.evaluator), confidence)
         write_text(arguments.json, json.dumps(data, indent=2) + "\n")
         say(f"wrote {arguments.json}")
     return 0
@@ -96,8 +97,8 @@ def longest(runner: Runner) -> int:
     return min([LONGEST, *(limit for limit in known if limit is not None)])
 
 
-def measured(runner: Runner, text: Text) -> list[Any]:
-    """Sums of every passage; loads the reference model, then the other one."""
+def measured(runner: Runner, text: Text) -> tuple[list[Any], dict[str, list[float]]]:
+    """Sums of every passage, and the same beside those of guesses; loads the reference model, then the other one."""
     from pytest_mechanism.tasks.text.plain import PlainText
 
     encoder, most = runner.checkpoint.encoders["base"], longest(runner)
@@ -106,7 +107,23 @@ def measured(runner: Runner, text: Text) -> list[Any]:
     compare = resolve("pytest_mechanism.methods.text_divergence:compare")
     recorded = record(runner.checkpoint.context("base", task), text.passages)
     passages: list[Any] = compare(runner.checkpoint.context("ft", task), recorded)
-    return passages
+    sums = resolve("pytest_mechanism.methods.text_divergence:sums")
+    return passages, sums(recorded, passages)
+
+
+def no_better(
+    text: Text, sums: Mapping[str, Sequence[float]], confidence: float, labels: Mapping[str, str]
+) -> str | None:
+    """That the reference model guesses, so that the numbers say little; None if it does better. The test is that of
+    claim kind ``same_text``."""
+    from pytest_mechanism.claims.same_text import no_better_than_guessing
+    from pytest_mechanism.statistics.estimates import Sampling
+    from pytest_mechanism.types import Observations
+
+    found = Observations([*map(str, text.places)], text.clusters, sums)
+    how = Sampling(text.clusters, confidence, 0)
+    guessing = no_better_than_guessing(found, how, "this text", labels["base"])
+    return guessing and f"{guessing}: what the models say on it tells little about them"
 
 
 def shortened(text: str, encoder: Encoder, most: int) -> str:
@@ -117,8 +134,10 @@ def shortened(text: str, encoder: Encoder, most: int) -> str:
     return text
 
 
-def conclusion(result: Result, labels: Mapping[str, str], text: Text) -> Iterator[str]:
-    """The sentences, the most important first."""
+def conclusion(
+    result: Result, labels: Mapping[str, str], text: Text, guessing: str | None = None
+) -> Iterator[str]:
+    """The sentences, the most important first; ``guessing`` says that the reference model guesses."""
     from pytest_mechanism.statistics.verdicts import in_three_digits
 
     a, b = labels["base"], labels["ft"]
@@ -127,6 +146,7 @@ def conclusion(result: Result, labels: Mapping[str, str], text: Text) -> Iterato
     size = f"KL({a} || {b}) = {in_three_digits(whole)} nats a token on {read}"
     if whole.interval[1] <= SAME:
         yield f"no difference above {SAME:g} nats a token: {size}"
+        yield from filter(None, [guessing])
         return
     largest = sorted(result.parts.items(), key=lambda part: -abs(part[1].value))[:SHOWN]
     first, most = largest[0]
@@ -135,6 +155,7 @@ def conclusion(result: Result, labels: Mapping[str, str], text: Text) -> Iterato
         f"{'most of it' if share > 0.5 else 'the largest part'} comes from {first} ({share:.0%})"
     )
     yield f"{b} predicts other words than {a}: {size}; {where}"
+    yield from filter(None, [guessing])
     better, worse = (a, b) if result.perplexity[0] <= result.perplexity[1] else (b, a)
     yield (
         f"perplexity: {a} {result.perplexity[0]:.4g}, {b} {result.perplexity[1]:.4g}; {better} predicts this text "
@@ -156,6 +177,7 @@ def as_json(
     result: Result,
     labels: Mapping[str, str],
     text: Text,
+    guessing: str | None,
     models: Mapping[str, Mapping[str, str]],
     confidence: float,
 ) -> dict[str, Any]:
@@ -167,7 +189,7 @@ def as_json(
     return {
         "mechanism_compare_text": 1,
         "pair": models,
-        "conclusion": [*conclusion(result, labels, text)],
+        "conclusion": [*conclusion(result, labels, text, guessing)],
         "confidence": confidence,
         "passages": len(text.passages),
         "lines": text.lines,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MechanismError, TooFewContexts
 
 if TYPE_CHECKING:
     from pytest_mechanism.claims.context import ClaimContext
@@ -85,7 +85,10 @@ class Work:
         from pytest_mechanism.comparison.preflight import check_tokens, needed
 
         context = self.context()
-        if (problem := self.evaluator.first_obstacle(needed(context, self.rows))) is not None:
+        problem = self.evaluator.first_obstacle(needed(context, self.rows))
+        if isinstance(problem, TooFewContexts):
+            raise MechanismError(problem.message.replace("task.rows", "--rows"))
+        if problem is not None:
             raise MechanismError(f"{problem} (--text FILE compares without a task)")
         check_tokens(self.evaluator.runner.checkpoint.encoders, context, self.rows, self.labels)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pytest_mechanism.commands.new import ablation, load_text, parse_groups, task_settings
+from pytest_mechanism.commands.new import ablation, parse_groups, task_settings
 from pytest_mechanism.commands.searched import with_seed
-from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.errors import MechanismError, SpecError, choices
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.spec.write import flow
 
@@ -53,11 +54,27 @@ def of_family(family: str, settings: list[str]) -> Spec:
         f"  family: {family}",
         *(f"  {key}: {flow(value)}" for key, value in task_settings(kind, settings, False).items()),
     ]
-    path = Path(f"{family}_compared.yaml")
-    task = load_text(path, "\n".join([*head, "claims:", TRIAL_CLAIM])).task
+    task = loaded(family, [*head, "claims:", TRIAL_CLAIM]).task
     groups = [
         f"  {name}: {flow({'heads': 'discovered', 'find': {'members': ['heads', 'mlps']}, **fields})}"
         for name, fields in parse_groups(kind, []).items()
     ]
     rest = ["groups:", *groups, f"ablation: {flow(ablation(task))}", "claims:", TRIAL_CLAIM]
-    return load_text(path, "\n".join([*head, *rest]))
+    return loaded(family, [*head, *rest])
+
+
+def loaded(family: str, lines: list[str]) -> Spec:
+    """The spec with these lines. The working folder, in which a task looks for its files, may be read-only.
+
+    Raises:
+        MechanismError: it is not valid; no line is named, since the user has no such file.
+    """
+    from pytest_mechanism.spec.load import load
+
+    with TemporaryDirectory(prefix="mechanism-") as folder:
+        path = Path(folder) / f"{family}_compared.yaml"
+        path.write_text("\n".join(lines), encoding="utf-8")
+        try:
+            return load(path, Path(path.name), beside=Path())
+        except SpecError as problem:
+            raise MechanismError(f"--task {family}: {problem.message}") from None

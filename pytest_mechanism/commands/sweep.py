@@ -22,8 +22,8 @@ from pytest_mechanism.commands.config import add_config_options, config_argument
 from pytest_mechanism.commands.gates import Finished, Gate, Gates, last_line
 from pytest_mechanism.commands.output import INTERRUPTED, say
 from pytest_mechanism.commands.specs import read_specs
-from pytest_mechanism.errors import BadReference, MechanismError
-from pytest_mechanism.files import read_bytes, write_json, write_text
+from pytest_mechanism.errors import BadReference, MechanismError, without_choices
+from pytest_mechanism.files import read_bytes, remove_output, write_json, write_text
 from pytest_mechanism.report.candidates import (
     Candidate,
     claims_of,
@@ -32,7 +32,7 @@ from pytest_mechanism.report.candidates import (
     outcome_of,
     table_lines,
 )
-from pytest_mechanism.report.json_file import is_result_file
+from pytest_mechanism.report.json_file import MARK
 from pytest_mechanism.report.page.files import remove_page
 from pytest_mechanism.report.progress import duration_text
 from pytest_mechanism.session import make_session, read_aliases
@@ -126,7 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
                 raise BadReference(f"{text!r} has a comma; link it under another name")
             fingerprint = of_reference(reference, memory).model
         except MechanismError as problem:
-            found[label] = Candidate(label, text, None, "error", f"cannot be read: {problem}")
+            found[label] = Candidate(
+                label, text, None, "error", f"cannot be read: {without_choices(str(problem))}"
+            )
             continue
         same = first.setdefault(fingerprint, label)
         result = files / f"{label}.json"
@@ -174,8 +176,7 @@ def prepare_output(out: Path, labels: Iterable[str]) -> Path:
         for old in (out / "sweep.json", out / "sweep.md"):
             old.unlink(missing_ok=True)
         for old in files.glob("*.json"):
-            if old.is_file() and is_result_file(old):
-                old.unlink()
+            remove_output(old, MARK)
     except OSError as problem:
         raise MechanismError(f"--out {out}: {problem.strerror}") from None
     for old in files.glob("*.html"):

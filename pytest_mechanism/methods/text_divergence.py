@@ -220,6 +220,21 @@ def without_context(recorded: Sequence[TextBatch]) -> list[tuple[float, float]]:
     ]
 
 
+def sums(recorded: Sequence[TextBatch], passages: Sequence[Passage]) -> dict[str, list[float]]:
+    """The columns of `measure` that are sums over the predictions of each passage."""
+    free = without_context(recorded)
+    uniform = float(torch.tensor(float(recorded[0].log_probabilities.shape[-1])).log())
+    return {
+        "predictions": [float(passage.predictions) for passage in passages],
+        "divergence": [max(0.0, passage.cuts[0]) for passage in passages],  # but for rounding
+        "surprise_from": [passage.surprise[0] for passage in passages],
+        "surprise_to": [passage.surprise[1] for passage in passages],
+        "free_divergence": [divergence for divergence, _ in free],
+        "free_surprise": [surprise for _, surprise in free],
+        "uniform": [uniform * passage.predictions for passage in passages],
+    }
+
+
 # -- for claims
 
 
@@ -289,18 +304,8 @@ def measure(
     most = longest(context)
     recorded = [shortened(batch, most) for batch in said.batches]
     passages = compare(context, recorded)
-    free = without_context(recorded)
-    uniform = float(torch.tensor(float(recorded[0].log_probabilities.shape[-1])).log())
-    values = {
-        "predictions": [float(passage.predictions) for passage in passages],
-        "divergence": [max(0.0, passage.cuts[0]) for passage in passages],  # but for rounding
-        "surprise_from": [passage.surprise[0] for passage in passages],
-        "surprise_to": [passage.surprise[1] for passage in passages],
-        "free_divergence": [divergence for divergence, _ in free],
-        "free_surprise": [surprise for _, surprise in free],
-        "uniform": [uniform * passage.predictions for passage in passages],
-        "unknown": [float(count) for count in unknown_tokens(text, encoder)],
-    }
+    unknown = [float(count) for count in unknown_tokens(text, encoder)]
+    values = {**sums(recorded, passages), "unknown": unknown}
     word = partial(encoder.tokenizer.decode, skip_special_tokens=False)
     rows = [*zip(passages, text.passages, strict=True)]
     texts = {

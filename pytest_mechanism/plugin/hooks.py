@@ -43,11 +43,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     pytest_options.pytest_addoption(parser)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """A run that ends here, because a conftest fails or an option is unknown, leaves no result of an earlier run
+    either."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    defaults = early_config.option
+    early_config.option = early_config.known_args_namespace
+    try:
+        with contextlib.suppress(MechanismError):  # `pytest_configure` reports it
+            remove_old_results(early_config)
+    finally:
+        early_config.option = defaults
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     try:
-        remove_old_result_file(config)
+        remove_old_results(config)
         session = make_session(config)
     except MechanismError as problem:
         raise pytest.UsageError(str(problem)) from None
@@ -78,18 +93,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return gpus or None
 
 
-def remove_old_result_file(config: pytest.Config) -> None:
+def remove_old_results(config: pytest.Config) -> None:
     """Remove the result file and the page of an earlier run: a run that writes none must not leave those
     behind."""
     if is_dry(config) or is_worker(config):
         return
-    if (path := pytest_options.read_path(config, JSON)) is not None:
-        with contextlib.suppress(OSError):  # make_session reports what is wrong with the path
-            path.unlink(missing_ok=True)
-    if (path := pytest_options.read_path(config, REPORT)) is not None:
-        from pytest_mechanism.report.page.files import remove_page
+    for setting, module in ((JSON, "json_file"), (REPORT, "page.files")):
+        if (path := pytest_options.read_path(config, setting)) is not None and path.exists():
+            from pytest_mechanism.files import remove_output
+            from pytest_mechanism.registry import resolve
 
-        remove_page(path)
+            remove_output(path, resolve(f"pytest_mechanism.report.{module}:MARK"))
 
 
 class MechanismPlugin:
@@ -342,8 +356,9 @@ class MechanismPlugin:
 
 def find_obstacles(evaluator: ClaimEvaluator, items: Sequence[ClaimItem]) -> Iterator[str]:
     """A line for each item that cannot be measured, or that cannot pass whatever the measurements say."""
+    several = len({item.path for item in items}) > 1
     for item in items:
-        title = f"{item.claim_name} on {item.name}"
+        title = f"{item.spec.circuit}.{item.title}" if several else item.title
         try:
             refused = evaluator.obstacle(item.spec, item.claim, item.name)
             lacking = (

@@ -90,10 +90,16 @@ def is_judged(role: str, results: Sequence[ClaimResult]) -> bool:
     return any(result.verdict in JUDGED and role in result.models for result in results)
 
 
+DRY = (
+    "collectonly", "setuponly", "setupplan", "help", "version", "markers", "showfixtures", "show_fixtures_per_test",
+    "cacheshow",
+)  # fmt: skip
+"""Options of pytest with which no test runs."""
+
+
 def is_dry(config: pytest.Config) -> bool:
     """Whether pytest was asked to run nothing."""
-    options = ("collectonly", "setuponly", "setupplan")
-    return any(getattr(config.option, name, False) for name in options)
+    return any(getattr(config.option, name, False) for name in DRY)
 
 
 def picks_claims(config: pytest.Config) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pytest_mechanism.report.markdown import escaped
+from pytest_mechanism.report.rows import UNACCEPTED
 from pytest_mechanism.report.run_report import JUDGED, RED
 from pytest_mechanism.types import Status
 
@@ -21,6 +22,9 @@ Outcome = Literal["red", "error", "inconclusive", "not run", "green"]
 ``inconclusive``: some claim could not be decided and none failed. Only ``green`` may be released."""
 
 OUTCOMES: tuple[Outcome, ...] = ("red", "error", "inconclusive", "not run", "green")
+
+REDS: tuple[Status, ...] = ("fail", "error", "inconclusive")
+"""Red verdicts, the worst first."""
 
 MARKS: Mapping[str, str] = {
     "pass": ".",
@@ -93,18 +97,19 @@ def outcome_of(exit_code: int | None, content: Mapping[str, Any]) -> tuple[Outco
         content: of its result file; empty where it wrote none.
     """
     claims = content.get("claims", [])
+    several = len({claim["id"].partition("::")[0] for claim in claims}) > 1
     red = [claim for claim in claims if claim["verdict"] in RED]
-    for verdict in ("fail", "error", "inconclusive"):
-        worst = [claim for claim in red if claim["verdict"] == verdict]
-        if worst:
-            outcome: Outcome = "red" if verdict == "fail" else verdict  # type: ignore[assignment]
-            more = f" (and {len(red) - 1} more)" if len(red) > 1 else ""
-            base_fails = worst[0].get("cause") == "reference_fails"
-            meaning = f"; {worst[0]['meaning']}" if base_fails else ""
-            return (
-                outcome,
-                f"{worst[0]['claim']} on {worst[0]['role']}: {worst[0]['reason']}{meaning}{more}",
-            )
+    red.sort(key=lambda claim: REDS.index(claim["verdict"]))
+    if red:
+        outcome: Outcome = "red" if red[0]["verdict"] == "fail" else red[0]["verdict"]
+        # what accepting scores would not cure is told first
+        first = next((claim for claim in red if claim.get("cause") not in UNACCEPTED), red[0])
+        more = f" (and {len(red) - 1} more)" if len(red) > 1 else ""
+        base_fails = first.get("cause") == "reference_fails"
+        meaning = f"; {first['meaning']}" if base_fails else ""
+        circuit = f"{first['circuit']}." if several else ""
+        name = f"{circuit}{first['claim']} on {first['role']}"
+        return outcome, f"{name}: {first['reason']}{meaning}{more}"
     if not content or exit_code is None or exit_code != content["exit_code"]:
         return "error", f"its gate ended without a result (exit code {exit_code})"
     if content["reasons"]:

@@ -22,7 +22,7 @@ from pytest_mechanism.causes import BROKEN, Cause
 from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.report.next_steps import next_steps
 from pytest_mechanism.report.paragraphs import first_sentence
-from pytest_mechanism.report.rows import BASELINE_CAUSES
+from pytest_mechanism.report.rows import BASELINE_CAUSES, UNACCEPTED
 from pytest_mechanism.report.run_report import (
     JUDGED,
     ClaimResult,
@@ -30,6 +30,7 @@ from pytest_mechanism.report.run_report import (
     ConclusionState,
     RunReport,
 )
+from pytest_mechanism.report.table import with_circuits
 from pytest_mechanism.report.wording import (
     baseline_sentence,
     claims,
@@ -68,6 +69,7 @@ def concluded(report: RunReport) -> RunReport:
 
 def conclude(report: RunReport) -> Conclusion:
     """See the module."""
+    report = replace(report, claims=with_circuits(report.claims))
     reds = explaining_first(result for result in report.claims if result.red)
     warnings = explaining_first(result for result in report.claims if result.verdict == "warn")
     state, sentences, lead = judgement(report, reds)
@@ -261,14 +263,16 @@ def about_reds(
         )
     if behind := [result for result in reds if result.cause in BASELINE_CAUSES]:
         new = all(result.cause is Cause.NOT_ACCEPTED for result in reds)
-        example = f"First, {behind[0].claim} on {role(behind[0])}: {reason(behind[0])}."
+        # accepting scores would not cure what is wrong with the others
+        first = next((result for result in reds if result.cause not in UNACCEPTED), behind[0])
+        example = f"First, {first.claim} on {role(first)}: {reason(first)}."
         compared = f"{baseline_sentence(behind)} ({share} red)."
         if len({result.cause for result in reds}) > 1:
             compared = (
                 f"{len(behind)} of {claims(total)} fell behind, moved or lack an accepted score"
                 f"{others_red(reds, behind)}."
             )
-        return "baseline", [*lead, compared, *(() if new else (example,))], behind[0]
+        return "baseline", [*lead, compared, *(() if new else (example,))], first
     if unjudged := [result for result in reds if result.verdict == "error"]:
         state: ConclusionState = "not_judged" if len(unjudged) == len(reds) else "undecided"
         sentence = f"{share} could not be judged, so there is no conclusion: {names(unjudged)}: {reason(unjudged[0])}."

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.files import write_json
+from pytest_mechanism.files import check_output, write_json
 from pytest_mechanism.report.run_report import ClaimResult, RunReport
 from pytest_mechanism.runner.keys import versions
 
@@ -26,10 +26,17 @@ class JsonFile:
         write_json(self.path, content(report))
 
 
-def is_result_file(path: Path) -> bool:
-    """Whether a file begins as `content` does."""
-    with path.open("rb") as file:
-        return b'"mechanism_json"' in file.read(100)
+MARK = '"mechanism_json"'
+"""Tells a result file from another file, in its first bytes."""
+
+
+def check_path(path: Path) -> None:
+    """Check that a result file can be written, without harm to another file.
+
+    Raises:
+        MechanismError: it cannot.
+    """
+    check_output(path, MARK)
 
 
 def content(report: RunReport) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def next_steps(
     pair, spec = pair_options(report), shlex.quote(lead.spec)
     doctor = f"pytest-mechanism doctor {spec} {pair}"
     show = f"pytest-mechanism show {spec} {pair}"
-    unaccepted = dict.fromkeys(shlex.quote(f"{red.spec}::{red.claim}") for red in reds)
+    unaccepted = dict.fromkeys(shlex.quote(red.id.rpartition("::")[0]) for red in reds)
     accept = f"pytest {' '.join(unaccepted)} {pair} --snapshot-update"
     first = {
         "accuracy": doctor,

@@ -31,13 +31,8 @@ def read_outputs(config: pytest.Config) -> Outputs:
     Raises:
         MechanismError: one cannot.
     """
-    json_path = read_path(config, table.JSON)
-    if json_path is not None:
-        wrong = "is a folder" if json_path.is_dir() else "no such folder"
-        if json_path.is_dir() or not json_path.parent.is_dir():
-            raise table.JSON.error(MechanismError(f"{json_path} cannot be written: {wrong}"))
     outputs = Outputs(
-        json_path,
+        read_path(config, table.JSON),
         read_path(config, table.REPORT),
         read_path(config, table.HISTORY),
         read(config, table.LOG),
@@ -54,6 +49,7 @@ def check_outputs(outputs: Outputs) -> None:
         MechanismError: one cannot.
     """
     checks: tuple[tuple[table.Setting[Any], str, Any], ...] = (
+        (table.JSON, "json_file:check_path", outputs.json_path),
         (table.REPORT, "page.files:check_path", outputs.report_path),
         (table.HISTORY, "history.folder:check_folder", outputs.history_folder),
         (table.LOG, "tracking:check_tracker", outputs.tracker),

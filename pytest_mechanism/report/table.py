@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pytest_mechanism.report.run_report import ClaimResult
 
@@ -21,6 +22,17 @@ def spec_suffixes(results: Sequence[ClaimResult]) -> dict[str, str]:
         for spec, name in names.items():
             suffixes[spec] = "" if len(names) == 1 else f" ({spec if ambiguous else name})"
     return suffixes
+
+
+def with_circuits(results: Sequence[ClaimResult]) -> tuple[ClaimResult, ...]:
+    """The results, each claim with the name of its circuit before its own where there are several specs."""
+    suffixes = spec_suffixes(results)
+    if len(suffixes) < 2:
+        return tuple(results)
+    return tuple(
+        replace(result, claim=f"{result.circuit}.{result.claim}{suffixes[result.spec]}")
+        for result in results
+    )
 
 
 def judged(results: Sequence[ClaimResult]) -> list[ClaimResult]:

@@ -19,6 +19,7 @@ from pytest_mechanism.report.table import (
     located_notes,
     narrow_cells,
     spec_suffixes,
+    with_circuits,
 )
 from pytest_mechanism.report.wording import tally
 
@@ -76,7 +77,7 @@ class TerminalSection:
     def write_examples(self, report: RunReport) -> None:
         """The prompts behind the red claim that explains most."""
         for nodeid in () if report.conclusion is None else report.conclusion.reds:
-            found = next(result for result in report.claims if result.id == nodeid)
+            found = next(r for r in with_circuits(report.claims) if r.id == nodeid)
             if found.evidence is not None and found.evidence.examples:
                 first, *examples = example_lines(found.evidence)
                 self.write_lines([f"{found.claim} on {found.role}, {first}", *examples])
@@ -158,7 +159,7 @@ def notes(results: Sequence[ClaimResult], skips: bool = True, brief: bool = Fals
     suffixes = spec_suffixes(results)
     claims = judged(results)
     return [
-        *warning_notes(claims),
+        *warning_notes(with_circuits(claims)),
         *(() if brief else baseline_notes(claims)),
         *reference_notes(claims, suffixes),
         *(() if brief else located_notes(claims, suffixes)),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_mechanism.claims.context import LEAST_CLUSTERS
-from pytest_mechanism.errors import MeasurementError, MechanismError, crash
+from pytest_mechanism.errors import MeasurementError, MechanismError, TooFewContexts, crash
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import rare_slots, shortage, sufficient_prompts
 from pytest_mechanism.measurements.measurement import Measurement
@@ -253,7 +253,7 @@ def check_rows(task: Task, row_set: RowSet, rows: Sequence[Row]) -> None:
         raise MeasurementError("these rows have no source prompt to patch from")
     contexts = len({row.cluster for row in rows})
     if row_set.behind_interval and contexts < LEAST_CLUSTERS:
-        raise MeasurementError(
+        raise TooFewContexts(
             f"{len(rows)} rows come from {contexts} contexts, but a confidence interval needs {LEAST_CLUSTERS}; "
             "raise task.rows"
         )

@@ -36,8 +36,13 @@ class SpecErrors(SpecError):
         super().__init__(self.problems[0].message, self.problems[0].where)
 
 
-def load(path: Path, shown: Path | None = None) -> Spec:
-    """Read and validate a spec; ``shown`` is how errors name the file.
+def load(path: Path, shown: Path | None = None, beside: Path | None = None) -> Spec:
+    """Read and validate a spec.
+
+    Args:
+        path: of the spec.
+        shown: how errors name the file.
+        beside: the folder of the files that its task names; its own by default.
 
     Raises:
         SpecErrors: with every problem.
@@ -45,10 +50,10 @@ def load(path: Path, shown: Path | None = None) -> Spec:
     """
     own = read(path, shown)
     document = extended(own, path)
-    folder = path.parent
+    folder = path.parent if beside is None else beside
     if isinstance(own.value, dict) and "task" not in own.value and "extends" in own.value:
         folder = (folder / own.value["extends"]).parent  # a task's files lie beside its own spec
-    context = {DOCUMENT: document, PATH: path, FOLDER: path.parent, TASK_FOLDER: folder}
+    context = {DOCUMENT: document, PATH: path, FOLDER: beside or path.parent, TASK_FOLDER: folder}
     return _Loader(document, context).spec()
 
 

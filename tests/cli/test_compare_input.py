@@ -10,6 +10,9 @@ import pytest
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.shape import read_positions
 from pytest_mechanism.cli import main
+from pytest_mechanism.commands.compare_text import conclusion, no_better
+from pytest_mechanism.comparison.text import Result
+from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.tasks.text.passages import MOST_NUMBERS, Text, tokens_of
 
 SPEC = """mechanism: 1
@@ -45,6 +48,7 @@ def written(folder: Path, text: str = SPEC) -> Path:
         (("x.yaml", "--task", "ioi"), "and not two of them"),
         (("--task", "nothing"), "no family 'nothing'; "),
         (("--task", "ioi", "--set", "rows"), "--set rows: write KEY=VALUE"),
+        (("--task", "entity_tracking", "--set", "boxes=99"), "mechanism: --task entity_tracking: "),
         (("--text", "x.txt", "--set", "rows=3"), "--set is a setting of --task"),
         (("--text", "x.txt", "--out", "x.yaml"), "--out needs a task"),
         (("--text", "x.txt"), "--text x.txt: no such file"),
@@ -78,6 +82,24 @@ def test_models_of_other_sizes_are_one_line(tmp_path: Path, capsys: pytest.Captu
 
 def test_one_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "compare needs two checkpoints" in line(capsys, written(tmp_path), "--model", "zoo:ft")
+
+
+def test_too_few_rows_name_the_option_that_sets_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Not a key of the spec, which this comparison does not read."""
+    said = line(capsys, written(tmp_path), *PAIR, "--rows", "42")
+    assert "42 rows come from 6 contexts, but a confidence interval needs 10; raise --rows" in said
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no folder that nobody can write")
+def test_a_task_needs_no_working_folder_that_can_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Its spec is nowhere on disk, and the error is about the task."""
+    monkeypatch.chdir("/proc")
+    said = line(capsys, "--task", "entity_tracking", "--set", "boxes=99", *PAIR)
+    assert said.startswith("pytest-mechanism: --task entity_tracking: ")
 
 
 def test_a_spec_without_groups_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -212,6 +234,28 @@ def test_a_passage_has_no_more_tokens_than_the_models_have_positions() -> None:
     assert read_positions(ZOO / "ft") == 256
 
 
+def text_divergence(surprise: float) -> list[str]:
+    """The conclusion about two models that differ nowhere, of which the first finds each token so surprising."""
+    text, rows = passages(different("b", 12)), 12
+    each = {"predictions": 1.0, "surprise_from": surprise, "free_surprise": 5.0, "uniform": 6.0}
+    sums = {name: [value] * rows for name, value in each.items()}
+    zero = Estimate(0.0, (0.0, 0.0), 0.0, rows, rows)
+    labels = {"base": "old", "ft": "new"}
+    guessing = no_better(text, sums, 0.95, labels)
+    return [*conclusion(Result(zero, {"layer 0": zero}, (1.0, 1.0)), labels, text, guessing)]
+
+
+def test_of_a_text_that_the_reference_model_only_guesses_the_conclusion_says_so() -> None:
+    """Also where the models do not differ on it, which shows nothing then."""
+    first, second = text_divergence(surprise=5.5)
+    assert first.startswith("no difference above")
+    assert second == (
+        "old predicts this text no better than its own word frequencies do (perplexity 244.7 against 148.4): what the "
+        "models say on it tells little about them"
+    )
+    assert len(text_divergence(surprise=4.0)) == 1
+
+
 @pytest.mark.slow
 def test_a_line_longer_than_the_models_positions_is_cut(
     tmp_path: Path, capsys: pytest.CaptureFixture
@@ -224,4 +268,6 @@ def test_a_line_longer_than_the_models_positions_is_cut(
     path.write_text("\n".join(lines))
     pair = ("--model-pair", "zoo:planted_ft,zoo:planted_rerouted")
     assert main(["compare", "--text", str(path), *pair, "-q"]) == 0
-    assert "12 lines cut to 64 tokens" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "12 lines cut to 64 tokens" in printed
+    assert "planted_ft predicts this text no better than guessing among all words does" in printed

@@ -63,6 +63,18 @@ def test_rows_that_a_task_cannot_have_are_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("out", ["/proc/pictures", "wrapper.yaml/pictures", "x" * 300])
+def test_pictures_that_cannot_be_written_are_one_line_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture, out: str
+) -> None:
+    """A folder that nobody can write to, a file, a name that is too long."""
+    assert show(tmp_path, "--out", str(tmp_path / out)) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert str(tmp_path / out)[:40] in printed.err
+    assert not (tmp_path / "store").exists()
+
+
 CIRCUIT = """mechanism: 1
 circuit: boxes
 task: {family: entity_tracking, boxes: 7, fillers: 0, rows: 70}

@@ -113,10 +113,10 @@ def test_the_counter_at_the_highest_rate_is_judged_removed_by_gate_and_recipe(ga
 @pytest.mark.slow
 def test_a_deleted_twist_comes_back_in_the_first_of_three_trainings(gate: Gate) -> None:
     """Three trainings of both models take six minutes of a processor. A control that is not there at the last step
-    counts with this step, so that the accepted score of 80 steps holds for 60 in proportion."""
+    counts with this step, so that the accepted score of 80 steps holds for 50 in proportion."""
     folder = gate.folder / "circuits" / "paper_two"
     first = (folder / "stories.yaml").read_text()
-    for shipped, shorter in (("seeds: [0, 1, 2]", "seeds: [0]"), ("steps: 80", "steps: 60")):
+    for shipped, shorter in (("seeds: [0, 1, 2]", "seeds: [0]"), ("steps: 80", "steps: 50")):
         assert shipped in first
         first = first.replace(shipped, shorter)
     (folder / "first.yaml").write_text(first)
@@ -126,7 +126,7 @@ def test_a_deleted_twist_comes_back_in_the_first_of_three_trainings(gate: Gate) 
     assert {claim["verdict"] for claim in found.values()} == {"pass"}
     accepted = read_scores(SPECS / "__scores__" / labels(stories("kept")) / "stories.json")
     low, high = accepted["comes_back.ft"]["interval"]
-    assert low * 60 / 80 <= found["comes_back"]["score"] <= high
+    assert low * 50 / 80 <= found["comes_back"]["score"] <= high
 
 
 def further(others: tuple[str, ...]) -> list[str]:

@@ -205,6 +205,7 @@ def test_further_models_from_the_ini_file(green):
         (["--mechanism-model", "a=./base", "--mechanism-model", "a=./ft"], "*'a' is set twice*"),
         (["--mechanism-json", "gone/out.json"], "--mechanism-json: */gone/out.json cannot be *"),
         (["--mechanism-json", "base"], "--mechanism-json: */base cannot be written: *"),
+        (["--mechanism-json", "/proc/x.json"], "--mechanism-json: /proc/x.json cannot be *"),
         (["--mechanism-store", "values.json"], "the store */values.json cannot be written: *"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -240,7 +240,7 @@ def test_result_file_of_claims_without_a_score(project):
 
 def test_result_file_replaces_an_older_one(mixed):
     """A second run replaces the file and leaves no temporary one."""
-    (mixed.path / "out.json").write_text("old")
+    (mixed.path / "out.json").write_text('{\n "mechanism_json": 1, "old": 1}')
 
     assert mixed.result()["mechanism_json"] == 1
     assert [p.name for p in mixed.path.glob("out*")] == ["out.json"]
@@ -248,10 +248,16 @@ def test_result_file_replaces_an_older_one(mixed):
 
 def test_result_file_that_cannot_be_written(mixed):
     """A path that turns out unwritable exits 4 with one line; the table is shown all the same."""
-    result = mixed.run("--mechanism-json", "/proc/out.json")
+    (mixed.path / "gone").mkdir()
+    mixed.pytester.makeconftest("""
+        import pathlib
+        def pytest_collection_finish():
+            pathlib.Path("gone").rmdir()
+    """)
+    result = mixed.run("--mechanism-json", "gone/out.json")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["ERROR: --mechanism-json: /proc/out.json cannot be written: *"])
+    result.stdout.fnmatch_lines(["ERROR: --mechanism-json: */gone/out.json cannot be written: *"])
     result.stdout.fnmatch_lines(["fail     circuit.good  ft  *"])
     assert "Traceback" not in result.stderr.str() + result.stdout.str()
 
@@ -272,6 +278,49 @@ def test_result_file_of_a_bad_spec_does_not_stay_from_before(mixed):
 
 
 # -- JUnit
+
+
+@pytest.mark.parametrize("wrong", ["an unknown option", "a conftest that fails"])
+def test_result_file_does_not_stay_where_pytest_does_not_start(mixed, wrong):
+    """A later step of a CI job would take it for the result of this run."""
+    mixed.result("--mechanism-report", "out.html")
+    if wrong == "a conftest that fails":
+        mixed.pytester.makeconftest("1 / 0")
+    more = ["--unknown"] if wrong == "an unknown option" else []
+
+    run = mixed.run("--mechanism-json", "out.json", "--mechanism-report", "out.html", *more)
+
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
+    assert not (mixed.path / "out.json").exists()
+    assert not (mixed.path / "out.html").exists()
+
+
+@pytest.mark.parametrize("option", ["--help", "--markers", "--fixtures", "--collect-only"])
+def test_result_file_stays_where_no_test_runs(mixed, option):
+    """The ini file names it for all runs."""
+    mixed.pytester.makeini("[pytest]\nmechanism_json = out.json\n")
+    mixed.run()
+    before = (mixed.path / "out.json").read_bytes()
+
+    assert mixed.run(option).ret == 0
+
+    assert (mixed.path / "out.json").read_bytes() == before
+
+
+def test_result_file_replaces_no_other_file(mixed):
+    """Such as a checkpoint's; an empty one, which ``mktemp`` makes, is replaced."""
+    config = mixed.path / "base" / "config.json"
+    before = config.read_bytes()
+    run = mixed.run("--mechanism-json", "base/config.json")
+
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
+    run.stderr.fnmatch_lines(
+        ["ERROR: --mechanism-json: */config.json exists and is no such output *"]
+    )
+    assert config.read_bytes() == before
+
+    (mixed.path / "out.json").touch()
+    assert mixed.result()["mechanism_json"] == 1
 
 
 def test_junit_properties(mixed):

@@ -81,6 +81,10 @@ def test_one_bad_candidate_makes_the_sweep_red_and_stops_no_other(sweep, project
         "doubt": "inconclusive",
         "good": "green",
     }
+    reasons = {candidate["label"]: candidate["reason"] for candidate in content["candidates"]}
+    assert (
+        reasons["gone"] == "cannot be read: no folder './gone'"
+    )  # without the list of checkpoints
     lines = [line.split()[:2] for line in out.out.splitlines()]
     shown = [line for line in lines if line and line[0] in outcomes(content)]
     assert shown == [[label, outcome] for label, outcome in outcomes(content).items()]
@@ -92,14 +96,19 @@ def test_one_bad_candidate_makes_the_sweep_red_and_stops_no_other(sweep, project
 
 def test_a_spec_that_fails_on_the_base_model_allows_no_conclusion_about_a_candidate() -> None:
     """The reason of a red candidate says so, before the number of other red claims."""
-    claim = {"claim": "a", "role": "base", "verdict": "fail", "reason": "low", "meaning": "nothing",
-             "cause": "reference_fails"}  # fmt: skip
+    claim = {"id": "c.yaml::a::base", "circuit": "c", "claim": "a", "role": "base", "verdict": "fail",
+             "reason": "low", "meaning": "nothing", "cause": "reference_fails"}  # fmt: skip
     other = {**claim, "cause": "refuted", "role": "ft"}
     assert outcome_of(1, {"claims": [claim, other]}) == (
         "red",
         "a on base: low; nothing (and 1 more)",
     )
     assert outcome_of(1, {"claims": [other]}) == ("red", "a on ft: low")
+    unaccepted = {**other, "cause": "not_accepted", "reason": "no baseline yet"}
+    assert outcome_of(1, {"claims": [unaccepted, other]})[1] == "a on ft: low (and 1 more)"
+    assert outcome_of(1, {"claims": [unaccepted]}) == ("red", "a on ft: no baseline yet")
+    of_another_spec = {**other, "id": "d.yaml::a::ft", "circuit": "d"}
+    assert outcome_of(1, {"claims": [of_another_spec, other]})[1] == "d.a on ft: low (and 1 more)"
 
 
 def test_a_candidate_about_which_nothing_holds_is_not_green() -> None:

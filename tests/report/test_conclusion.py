@@ -335,3 +335,21 @@ def test_the_candidate_is_named_where_the_base_is_called_ft(
     text = conclude(replace(run, checkpoints=files)).text
     assert said in text
     assert ("ft = ./new" in text) == (base != "zoo:base")
+
+
+def test_of_several_specs_a_claim_is_named_with_its_circuit() -> None:
+    """Claims of two specs may have one name; the next command has the claim's own."""
+    other = claim("solves", circuit="d", id="d.yaml::solves::ft", verdict="inconclusive")
+    conclusion = conclude(report(*SOLVES, other))
+    assert "First, d.solves on ft: 0.1 is low." in conclusion.text
+    missing = replace(other, verdict="fail", cause=Cause.NOT_ACCEPTED)
+    assert "d.yaml::solves --model-pair" in conclude(report(*SOLVES, missing)).next_steps[0]
+
+
+def test_what_accepting_scores_would_not_cure_is_told_first() -> None:
+    """Beside claims that only lack an accepted score."""
+    missing = claim("a", verdict="fail", cause=Cause.NOT_ACCEPTED, reason="no baseline yet")
+    undecided = claim("b", verdict="inconclusive", cause=Cause.UNSETTLED, reason="too few rows")
+    conclusion = conclude(report(missing, undecided))
+    assert "First, b on ft: too few rows." in conclusion.text
+    assert "--snapshot-update" not in conclusion.next_steps[0]

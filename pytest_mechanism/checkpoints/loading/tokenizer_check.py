@@ -20,6 +20,7 @@ from pytest_mechanism.files import alone
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.text.chat import DATE
 from pytest_mechanism.tasks.text.encoding import Encoder
+from pytest_mechanism.tasks.text.gguf_once import read_once
 from pytest_mechanism.tasks.text.gguf_tokenizer import NAME
 
 MESSAGE = "Who are you?"
@@ -112,7 +113,7 @@ def auto_tokenizer(folder: Path, file: Path | None, code: bool) -> Any | None:
                     folder, local_files_only=True, trust_remote_code=code
                 )
             else:
-                with alone(file, NAME) as place:
+                with alone(file, NAME) as place, read_once():
                     tokenizer = AutoTokenizer.from_pretrained(
                         place, gguf_file=NAME, local_files_only=True
                     )
