@@ -26,6 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.errors import visible
     from pytest_mechanism.report.badge import MARK, badge
 
-    report, conclusion, _ = read_result(arguments.result)
+    report, conclusion, _ = read_result(arguments.result, arguments.out, MARK)
     write(badge(report, conclusion, visible(arguments.label)), arguments.out, MARK)
     return 0
