@@ -12,10 +12,14 @@ interval is wide.
 With ``may_improve``, a model may be better by any amount: only that it is not worse by the margin is shown, at the
 same level (non-inferiority). A fine-tune on the task itself is meant to be better at it.
 
-Scores are accuracies, or with ``of: log_probability`` the mean log-probability of the answer. The
-reference model must be better than guessing by more than the margin, or a model that guesses would count
-as equivalent too; guessing is the control. Where rows have several right answers and the reference's own
-answers fit other rows more often than guesses do, these are the control of accuracies.
+Scores are accuracies, or with ``of: log_probability`` the mean log-probability of the answer, or with ``of:
+logit_difference`` how much larger its logit is than those of the prompt's other options (Wang et al. 2022, section
+2). The reference model must be better than guessing by more than the margin, or a model that guesses would count
+as equivalent too; guessing is the control. Guesses among the options have the logarithm of chance, and a logit
+difference of 0. A model that solves its task may still leave more than half of its probability to words that are no
+option, and then guesses among the options have the higher log-probability; its logit difference shows what it knows.
+Where rows have several right answers and the reference's own answers fit other rows more often than guesses do, these
+are the control of accuracies.
 """
 
 from __future__ import annotations
@@ -61,9 +65,9 @@ class Equivalent(PairClaim):
     Attributes:
         source: YAML ``from``: role of the reference model.
         to: role of the model that is compared with it.
-        margin: the largest difference that counts as none; a share of rows, or nats with
-            ``of: log_probability``.
-        of: what is compared: accuracy, or the answer's log-probability.
+        margin: the largest difference that counts as none; a share of rows, nats with ``of:
+            log_probability``, or logits with ``of: logit_difference``.
+        of: what is compared: accuracy, the answer's log-probability, or its logit difference.
         may_improve: whether the other model may be better by more than the margin.
     """
 
@@ -77,7 +81,7 @@ class Equivalent(PairClaim):
 
     kind: Literal["equivalent"]
     margin: EquivalenceMargin
-    of: Of = "accuracy"
+    of: Of | Literal["logit_difference"] = "accuracy"
     may_improve: StrictBool = False
 
     @model_validator(mode="after")
@@ -91,7 +95,7 @@ class Equivalent(PairClaim):
 
     def refuted(self, verdict: Verdict) -> str:
         less = verdict.score is not None and verdict.score.value < 0
-        if self.of == "log_probability":
+        if self.of != "accuracy":
             return f"{self.to} is {'less' if less else 'more'} sure of the right answers than {self.source}"
         return f"{self.to} answers {'fewer' if less else 'more'} questions right than {self.source}"
 
@@ -99,7 +103,10 @@ class Equivalent(PairClaim):
         return (("rows", ""),)
 
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        return performance(context, self.to), performance(context, self.source)
+        differences = self.of == "logit_difference"
+        return tuple(
+            performance(context, role, differences=differences) for role in (self.to, self.source)
+        )
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         own, reference = (measure(m) for m in self.required_measurements(context))
@@ -107,11 +114,11 @@ class Equivalent(PairClaim):
         what, column = self.of.replace("_", "-"), COLUMN[self.of]
         how, theirs = context.sampling(reference), np.asarray(reference.values[column])
         one_sided = replace(how, confidence=2 * context.confidence - 1)
-        guess = (
-            math.log(max(context.task.chance, LEAST_CHANCE))
-            if self.of == "log_probability"
-            else context.task.chance
-        )
+        guess = {
+            "accuracy": context.task.chance,
+            "log_probability": math.log(max(context.task.chance, LEAST_CHANCE)),
+            "logit_difference": 0.0,
+        }[self.of]
         lead, control = estimates.mean(theirs - guess, how), "guessing"
         other_rows = right_elsewhere(reference, column)
         if other_rows is not None and (share := float(np.mean(other_rows))) > guess:
@@ -148,11 +155,17 @@ class Equivalent(PairClaim):
             claimed=claimed,
             difference=not self.may_improve,
         )
+        hint = ""
+        if self.of == "log_probability" and lead.value < 0:
+            hint = (
+                "; it gives other words than the options much of its probability, which of: logit_difference "
+                "leaves out"
+            )
         return beats(
             replace(verdict, chance=solved),
             f"{control} ({guess:.3f})",
             f"{control} would be equivalent too: {self.source} is better by {lead.value:.3f} "
-            f"[{lead.interval[0]:.3f}, {lead.interval[1]:.3f}]",
+            f"[{lead.interval[0]:.3f}, {lead.interval[1]:.3f}]{hint}",
             ahead=lead.interval[0] > self.margin,
         )
 

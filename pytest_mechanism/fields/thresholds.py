@@ -94,7 +94,7 @@ EquivalenceMargin = Annotated[
         "not equivalent",
     )
 ]  # fmt: skip
-"""How much two models may differ and still count as equivalent: a share of rows, or nats."""
+"""How much two models may differ and still count as equivalent: a share of rows, nats, or logits."""
 
 ShareMargin = Annotated[
     Number, Within(

@@ -37,7 +37,7 @@ def judged(base: Any, ft: Any, margin: float, **fields: Any) -> Verdict:
 
     def measure(measurement: Measurement) -> Observations:
         correct = columns[measurement.on]
-        values = {"correct": (correct > -1).astype(float), "log_probability": correct}
+        values = {"correct": (correct > -1).astype(float), str(fields.get("of")): correct}
         return Observations(IDS, CLUSTERS, values if fields else {"correct": correct})
 
     return claim.judge(CONTEXT, measure)
@@ -81,6 +81,19 @@ def test_log_probabilities_are_compared_in_nats() -> None:
     assert verdict.status == "pass"
     assert verdict.score.value == pytest.approx(-0.05, abs=0.02)
     assert verdict.score.control.value == pytest.approx(np.log(1 / 7) - base.mean())
+
+
+def test_logit_differences_are_compared_in_logits() -> None:
+    """A model that prefers no option has 0. A model that leaves most probability to other words is below guesses among
+    the options by its log-probability, and the message says what to compare."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(3, 1, N)
+    verdict = judged(base, base - 0.05 + rng.normal(0, 0.1, N), 0.1, of="logit_difference")
+    assert (verdict.status, verdict.score.control.value) == ("pass", pytest.approx(-base.mean()))
+    unsure = np.where(np.arange(N) % 2, -0.99, -3.99)
+    verdict = judged(unsure, unsure, 0.1, of="log_probability")
+    assert (verdict.status, verdict.cause) == ("inconclusive", "control_as_good")
+    assert verdict.reason.endswith("which of: logit_difference leaves out")
 
 
 @pytest.mark.parametrize(
