@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path, mark in tables(
         arguments.out
     ):  # a sweep that does not start must not leave those of an earlier one
-        remove_output(path, mark)
+        remove_output(path, of_ours)
     if not 1 <= arguments.processes <= 1000:
         raise MechanismError(f"-n {arguments.processes}: a number of processes from 1 to 1,000")
     typed = [*arguments.candidates, *listed(arguments.candidates_from)]
