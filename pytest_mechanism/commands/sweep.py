@@ -95,10 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         MechanismError: the base, a spec, a setting or the list of candidates is wrong.
     """
-    for path, mark in tables(
-        arguments.out
-    ):  # a sweep that does not start must not leave those of an earlier one
-        remove_output(path, of_ours)
+    # a sweep that does not start must not leave the tables of an earlier one
+    for path, begins_with in tables(arguments.out):
+        remove_output(path, begins_with)
     if not 1 <= arguments.processes <= 1000:
         raise MechanismError(f"-n {arguments.processes}: a number of processes from 1 to 1,000")
     typed = [*arguments.candidates, *listed(arguments.candidates_from)]
