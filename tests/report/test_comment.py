@@ -81,6 +81,8 @@ def test_a_comment_is_never_too_long_and_says_what_it_leaves_out() -> None:
         (report_of(claim(verdict="inconclusive")), ("undecided", AMBER)),
         (EMPTY, ("not judged", GREY)),
         (report_of(claim(verdict="skipped"), exit_code=0), ("not judged", GREY)),
+        (replace(GREEN_RUN, deselected=("x.yaml::a::ft",)), ("1 claim holds, 1 left out", AMBER)),
+        (replace(GREEN_RUN, deselected=("x.yaml::a::base",)), ("1 claim holds, 1 left out", GREEN)),
     ],
 )
 def test_a_badge_says_how_many_claims_hold(report: RunReport, expected: tuple[str, str]) -> None:
