@@ -30,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.report.comment import MARKER, comment
 
-    report, conclusion, _ = read_result(arguments.result)
+    report, conclusion, _ = read_result(arguments.result, arguments.out, MARKER)
     write(comment(report, conclusion, arguments.key), arguments.out, MARKER)
     return 0
 

@@ -22,6 +22,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.report.metrics import MARK, metrics
 
-    report, conclusion, _ = read_result(arguments.result)
+    report, conclusion, _ = read_result(arguments.result, arguments.out, MARK)
     write(metrics(report, conclusion), arguments.out, MARK)
     return 0

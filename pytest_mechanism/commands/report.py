@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from pytest_mechanism.files import write_text
     from pytest_mechanism.report.from_json import read_report
-    from pytest_mechanism.report.page.files import check_path
+    from pytest_mechanism.report.page.files import check_path, remove_page
     from pytest_mechanism.report.page.html_page import rendered
     from pytest_mechanism.report.page.view import SpecView
 
@@ -48,6 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
         check_path(arguments.html)
     except MechanismError as problem:
         raise MechanismError(f"--html: {problem.message}") from None
+    remove_page(
+        arguments.html
+    )  # where there is no result, an earlier page must not stand for this run
     report, versions = read_report(arguments.result)
     circuits = dict.fromkeys(claim.circuit for claim in report.claims)
     specs = [SpecView(circuit, (), (MISSING,)) for circuit in circuits]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import check_replaceable, write_text
+from pytest_mechanism.files import check_replaceable, remove_output, write_text
 
 if TYPE_CHECKING:
     from pytest_mechanism.report.run_report import Conclusion, RunReport
@@ -24,8 +24,16 @@ def add_result(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_result(path: Path) -> tuple[RunReport, Conclusion, dict[str, str]]:
+def read_result(
+    path: Path, out: Path | None = None, mark: str | None = None
+) -> tuple[RunReport, Conclusion, dict[str, str]]:
     """The report, its conclusion and the library versions of a result file.
+
+    Args:
+        path: of the result file.
+        out: where the output goes. An earlier one is removed first: where the result file is missing, it must not
+            stand for this run.
+        mark: as for `write`.
 
     Raises:
         MechanismError: the file is no result file, or damaged.
@@ -33,6 +41,8 @@ def read_result(path: Path) -> tuple[RunReport, Conclusion, dict[str, str]]:
     from pytest_mechanism.report.conclusion import conclude
     from pytest_mechanism.report.from_json import read_report
 
+    if out is not None and mark is not None:
+        remove_output(out, mark)
     report, versions = read_report(path)
     return report, report.conclusion or conclude(report), versions
 

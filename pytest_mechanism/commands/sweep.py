@@ -23,8 +23,9 @@ from pytest_mechanism.commands.gates import Finished, Gate, Gates, last_line
 from pytest_mechanism.commands.output import INTERRUPTED, say
 from pytest_mechanism.commands.specs import read_specs
 from pytest_mechanism.errors import BadReference, MechanismError, without_choices
-from pytest_mechanism.files import read_bytes, remove_output, write_json, write_text
+from pytest_mechanism.files import check_output, read_bytes, remove_output, write_json, write_text
 from pytest_mechanism.report.candidates import (
+    HEADING,
     Candidate,
     claims_of,
     content,
@@ -94,6 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         MechanismError: the base, a spec, a setting or the list of candidates is wrong.
     """
+    # a sweep that does not start must not leave the tables of an earlier one
+    for path, begins_with in tables(arguments.out):
+        remove_output(path, begins_with)
     if not 1 <= arguments.processes <= 1000:
         raise MechanismError(f"-n {arguments.processes}: a number of processes from 1 to 1,000")
     typed = [*arguments.candidates, *listed(arguments.candidates_from)]
@@ -163,6 +167,11 @@ def run(arguments: argparse.Namespace) -> int:
     return conclude(arguments.out, base, mark.model, list(found.values()), runs.interrupted)
 
 
+def tables(out: Path) -> tuple[tuple[Path, str], ...]:
+    """The files about all candidates, and what tells each from other files in its first bytes."""
+    return (out / "sweep.json", '"mechanism_sweep"'), (out / "sweep.md", HEADING)
+
+
 def prepare_output(out: Path, labels: Iterable[str]) -> Path:
     """The folder for the candidates' results. The results of an earlier sweep, which must not stand beside this
     one's, are removed; other files stay.
@@ -173,12 +182,12 @@ def prepare_output(out: Path, labels: Iterable[str]) -> Path:
     files = out / "candidates"
     try:
         files.mkdir(parents=True, exist_ok=True)
-        for old in (out / "sweep.json", out / "sweep.md"):
-            old.unlink(missing_ok=True)
         for old in files.glob("*.json"):
             remove_output(old, MARK)
     except OSError as problem:
         raise MechanismError(f"--out {out}: {problem.strerror}") from None
+    for path, mark in tables(out):
+        check_output(path, mark)
     for old in files.glob("*.html"):
         remove_page(old)
     for label in labels:

@@ -39,7 +39,8 @@ def badge(report: RunReport, conclusion: Conclusion, label: str = "mechanism") -
 
 
 def judgement(report: RunReport, conclusion: Conclusion) -> tuple[str, str]:
-    """Words and colour: green only if the run ended well and every claim that blocks holds."""
+    """Words and colour: green only if the run ended well, every claim that blocks holds, and options left out none that
+    may judge the candidate."""
     judged = [result for result in report.claims if result.verdict in JUDGED]
     holding = sum(result.verdict == "pass" for result in judged)
     states = {
@@ -59,4 +60,8 @@ def judgement(report: RunReport, conclusion: Conclusion) -> tuple[str, str]:
         return "not judged", GREY
     if len(conclusion.warnings) > 0:
         return f"{holding} of {holding + len(conclusion.warnings)} claims hold", AMBER
-    return ("1 claim holds" if holding == 1 else f"{holding} claims hold"), GREEN
+    words = "1 claim holds" if holding == 1 else f"{holding} claims hold"
+    left_out = report.deselected
+    more = f", {len(left_out)} left out" if left_out else ""
+    about_base = all(nodeid.endswith("::base") for nodeid in left_out)
+    return f"{words}{more}", GREEN if about_base else AMBER

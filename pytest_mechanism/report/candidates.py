@@ -36,6 +36,9 @@ MARKS: Mapping[str, str] = {
 }
 """A verdict in the table; ``-`` where the gate did not come to the claim."""
 
+HEADING = "# Candidates against"
+"""How the Markdown table begins."""
+
 MOST_COLUMNS = 30
 """Claims that fit beside each other on a terminal."""
 
@@ -204,7 +207,7 @@ def markdown(base: str, candidates: Sequence[Candidate]) -> str:
     ids = claim_ids(candidates)
     head = ["candidate", "outcome", "files", *ids]
     lines = [
-        f"# Candidates against {escaped(base)}",
+        f"{HEADING} {escaped(base)}",
         "",
         *table_row(head),
         "|" + "---|" * len(head),

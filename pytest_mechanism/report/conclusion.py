@@ -186,9 +186,19 @@ def without_reds(
         sentences.append(
             f"{new} of {len(judged)} scores had no baseline to be compared with: --snapshot-update accepts them."
         )
-    if skipped := len(report.claims) - len(judged):
-        sentences.append(f"{claims(skipped)} {were(skipped)} skipped.")
+    if unseen := not_looked_at(len(report.claims) - len(judged), len(report.deselected)):
+        sentences.append(unseen)
     return "holds", sentences
+
+
+def not_looked_at(skipped: int, deselected: int) -> str:
+    """The sentence about claims that the run did not look at; empty where there are none."""
+    by_options = "left out by options (-k, -m, --deselect or --lf)"
+    if not deselected:
+        return f"{claims(skipped)} {were(skipped)} skipped." if skipped else ""
+    if not skipped:
+        return f"{claims(deselected)} {were(deselected)} {by_options}."
+    return f"{claims(skipped)} {were(skipped)} skipped, and {deselected} {by_options}."
 
 
 # -- something red

@@ -168,6 +168,22 @@ def test_only_results_of_an_earlier_sweep_are_removed(sweep, project):
     assert {path: path.read_bytes() for path in files.iterdir()} == kept
 
 
+def test_a_sweep_that_does_not_start_leaves_no_table_of_an_earlier_one(sweep, project):
+    """A later step would take it for this one's; no other file is removed or replaced."""
+    project.checkpoint("good")
+    assert sweep("./good")[0] == 0
+    (project.path / "spec.yaml").write_text("mechanism: 1\n")
+
+    assert sweep("./good")[::2] == (2, None)
+    assert not (project.path / "mechanism-sweep" / "sweep.md").exists()
+
+    project.spec("holds", name="spec")
+    (project.path / "mechanism-sweep" / "sweep.md").write_text("my notes")
+    code, out, _ = sweep("./good")
+    assert (code, out.err.count("\n")) == (2, 1)
+    assert (project.path / "mechanism-sweep" / "sweep.md").read_text() == "my notes"
+
+
 def test_the_table_explains_each_of_its_letters():
     """That of a claim that only warns too."""
     claims = {verdict: Claimed(verdict, None, "") for verdict in MARKS}

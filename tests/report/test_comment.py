@@ -81,6 +81,8 @@ def test_a_comment_is_never_too_long_and_says_what_it_leaves_out() -> None:
         (report_of(claim(verdict="inconclusive")), ("undecided", AMBER)),
         (EMPTY, ("not judged", GREY)),
         (report_of(claim(verdict="skipped"), exit_code=0), ("not judged", GREY)),
+        (replace(GREEN_RUN, deselected=("x.yaml::a::ft",)), ("1 claim holds, 1 left out", AMBER)),
+        (replace(GREEN_RUN, deselected=("x.yaml::a::base",)), ("1 claim holds, 1 left out", GREEN)),
     ],
 )
 def test_a_badge_says_how_many_claims_hold(report: RunReport, expected: tuple[str, str]) -> None:
@@ -250,3 +252,18 @@ def test_a_file_that_is_no_result_is_one_line(
     printed = capsys.readouterr()
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     assert problem in printed.err
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("comment", "--out"), ("badge", "--out"), ("metrics", "--out"), ("report", "--html")],
+)
+def test_without_a_result_no_output_of_an_earlier_run_stays(
+    command: str, option: str, tmp_path: Path
+) -> None:
+    """A badge that is still green would stand for a run that wrote nothing."""
+    path, out = result_file(tmp_path, GREEN_RUN), tmp_path / "out.html"
+    assert main([command, path, option, str(out)]) == 0
+    Path(path).unlink()
+    assert main([command, path, option, str(out)]) == 2
+    assert not out.exists()

@@ -337,6 +337,18 @@ def test_the_candidate_is_named_where_the_base_is_called_ft(
     assert ("ft = ./new" in text) == (base != "zoo:base")
 
 
+def test_what_options_left_out_is_counted() -> None:
+    """Otherwise a run of the last failures alone reads like one of all claims."""
+    skipped = claim("b", verdict="skipped")
+    left_out = ("c.yaml::holds::ft", "c.yaml::other::ft")
+    options = "left out by options (-k, -m, --deselect or --lf)."
+    last = [
+        conclude(report(*SOLVES, *more, deselected=left_out)).sentences[-1]
+        for more in ((), (skipped,))
+    ]
+    assert last == [f"2 claims were {options}", f"1 claim was skipped, and 2 {options}"]
+
+
 def test_of_several_specs_a_claim_is_named_with_its_circuit() -> None:
     """Claims of two specs may have one name; the next command has the claim's own."""
     other = claim("solves", circuit="d", id="d.yaml::solves::ft", verdict="inconclusive")
