@@ -168,6 +168,10 @@ class MechanismPlugin:
 
         self.session.progress = terminal_progress(config)
         try:
+            if not is_worker(config):
+                from pytest_mechanism.plugin.snapshot import ScoreExtension
+
+                ScoreExtension.check_folders(item.path for item in items)
             evaluator = self.session.evaluator
             evaluator.plan([(item.spec, item.claim, item.name) for item in items])
             if not is_worker(config):  # workers have no terminal
