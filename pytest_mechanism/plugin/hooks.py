@@ -99,7 +99,7 @@ def remove_old_results(config: pytest.Config) -> None:
     if is_dry(config) or is_worker(config):
         return
     for setting, module in ((JSON, "json_file"), (REPORT, "page.files")):
-        if (path := pytest_options.read_path(config, setting)) is not None and path.exists():
+        if (path := pytest_options.read_path(config, setting)) is not None:
             from pytest_mechanism.files import remove_output
             from pytest_mechanism.registry import resolve
 
