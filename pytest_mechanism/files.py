@@ -230,12 +230,12 @@ def check_output(path: Path, mark: str) -> None:
     Raises:
         MechanismError: it cannot.
     """
-    if path.is_dir():
-        raise MechanismError(f"{path} cannot be written: is a folder; name a file")
-    if not path.parent.is_dir():
-        raise MechanismError(f"{path} cannot be written: no such folder")
-    check_replaceable(path, mark)
     try:
+        if path.is_dir():
+            raise MechanismError(f"{path} cannot be written: is a folder; name a file")
+        if not path.parent.is_dir():
+            raise MechanismError(f"{path} cannot be written: no such folder")
+        check_replaceable(path, mark)
         with temporary_beside(path) as temporary:
             temporary.touch()
     except OSError as problem:

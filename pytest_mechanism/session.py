@@ -83,6 +83,8 @@ class Session:
         for role, reference in self.references.items():
             label = "" if reference.label == reference.text else f" (label {reference.label})"
             place = "" if reference.place == reference.text else f", from {reference.place}"
+            if (other := reference.other_base) is not None:
+                place += f"; the adapter names another base: {other}"
             mark = self.fingerprints[role]
             fingerprint = (
                 f"fingerprint {mark.short}" if mark.known else f"read while {first} is measured"

@@ -138,6 +138,18 @@ def base_reference(folder: Path, text: str) -> str:
     return base.strip()
 
 
+def named_otherwise(adapter: Path, base: Path) -> str | None:
+    """The base that an adapter names, if its last name is not that of the folder with which it is used: PEFT merges an
+    adapter into any model of the same sizes."""
+    named = adapter_config(adapter).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named.strip():
+        return None
+    named = named.strip()
+    cached = f"models--{named.replace('/', '--')}"  # the hub's cache names folders by commits
+    last = named.rstrip("/").rpartition("/")[2]
+    return None if last == base.name or cached in base.parts else named
+
+
 def check_ranks(folder: Path) -> None:
     """Checks the ranks in the config, since PEFT allocates matrices of that rank first.
 

@@ -13,7 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.adapter import base_reference, check_adapter, is_adapter
+from pytest_mechanism.checkpoints.adapter import (
+    base_reference,
+    check_adapter,
+    is_adapter,
+    named_otherwise,
+)
 from pytest_mechanism.checkpoints.folder_check import check_files, check_folder
 from pytest_mechanism.checkpoints.gguf_file import files_in
 from pytest_mechanism.checkpoints.hub import PREFIX, fetch
@@ -60,6 +65,11 @@ class Reference:
         inside = self.folder.parent == ZOO
         base = f"zoo:{self.folder.name}" if inside else str(self.folder)
         return base if self.adapter is None else f"{base} + {self.adapter}"
+
+    @property
+    def other_base(self) -> str | None:
+        """The base that the adapter names, if it is not the one with which it is used (`adapter.named_otherwise`)."""
+        return None if self.adapter is None else named_otherwise(self.adapter, self.folder)
 
     @property
     def tokenizer(self) -> Path:

@@ -99,7 +99,7 @@ def remove_old_results(config: pytest.Config) -> None:
     if is_dry(config) or is_worker(config):
         return
     for setting, module in ((JSON, "json_file"), (REPORT, "page.files")):
-        if (path := pytest_options.read_path(config, setting)) is not None and path.exists():
+        if (path := pytest_options.read_path(config, setting)) is not None:
             from pytest_mechanism.files import remove_output
             from pytest_mechanism.registry import resolve
 
@@ -143,10 +143,19 @@ class MechanismPlugin:
             lines.append(f"mechanism: measurements run on the workers of a Ray cluster: {address}")
         return lines
 
-    @pytest.hookimpl(trylast=True)  # what is left after -k and -m
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
+    ) -> Generator[None, object, object]:
+        """A claim that a hook of the project takes out without a word counts as left out."""
+        collected = dict.fromkeys(item.nodeid for item in claim_items(items))
+        result = yield
+        self.speak_once(config, items)
+        left = {item.nodeid for item in items}
+        self.outcomes.deselected |= {nodeid: None for nodeid in collected if nodeid not in left}
+        return result
+
+    def speak_once(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Without checkpoints, one claim says so for all: a sentence for the run, not one a test."""
         first, others = claim_items(items)[:1], claim_items(items)[1:]
         if self.session.paired or is_dry(config) or not others:
@@ -168,6 +177,10 @@ class MechanismPlugin:
 
         self.session.progress = terminal_progress(config)
         try:
+            if not is_worker(config):
+                from pytest_mechanism.plugin.snapshot import ScoreExtension
+
+                ScoreExtension.check_folders(item.path for item in items)
             evaluator = self.session.evaluator
             evaluator.plan([(item.spec, item.claim, item.name) for item in items])
             if not is_worker(config):  # workers have no terminal

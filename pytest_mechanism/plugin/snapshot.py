@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,14 @@ from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.location import PyTestLocation
 
 from pytest_mechanism.errors import MechanismError, visible
-from pytest_mechanism.plugin.score_file import FOLDER, possible_specs, read_scores, write_scores
+from pytest_mechanism.files import temporary_beside
+from pytest_mechanism.plugin.score_file import (
+    FOLDER,
+    possible_specs,
+    read_scores,
+    score_file,
+    write_scores,
+)
 from pytest_mechanism.statistics.drift import Tolerance, compare
 
 
@@ -53,6 +60,23 @@ class ScoreExtension(AbstractSyrupyExtension):
         accepts_new = bool(getattr(config.option, "update_new_snapshots_only", False))
         cls.accepting = cls.updating or accepts_new
         cls.not_written.clear()
+
+    @classmethod
+    def check_folders(cls, specs: Iterable[Path]) -> None:
+        """Check that a run that accepts scores can write them, before anything is measured.
+
+        Raises:
+            MechanismError: it cannot.
+        """
+        for path in dict.fromkeys(score_file(spec, cls.pair) for spec in specs if cls.accepting):
+            existing = next(folder for folder in path.parents if folder.exists())
+            try:
+                with temporary_beside(existing / path.name) as temporary:
+                    temporary.touch()
+            except OSError as problem:
+                raise MechanismError(
+                    f"accepted scores {path} cannot be written: {problem.strerror}"
+                ) from None
 
     @classmethod
     def dirname(cls, *, test_location: Any) -> str:

@@ -121,10 +121,17 @@ def read_turn(config: pytest.Config) -> int:
 
 
 def read_path(config: pytest.Config, setting: Setting[str | None]) -> Path | None:
-    """A setting's path; see `base_folder` for relative ones."""
+    """A setting's path; see `base_folder` for relative ones.
+
+    Raises:
+        MechanismError: it begins with the home folder of nobody.
+    """
     if (text := read(config, setting)) is None:
         return None
-    return base_folder(config, setting) / Path(text).expanduser()
+    try:
+        return base_folder(config, setting) / Path(text).expanduser()
+    except RuntimeError:
+        raise setting.error(MechanismError(f"{text}: there is no such home folder")) from None
 
 
 def base_folder(config: pytest.Config, setting: Setting[object]) -> Path:

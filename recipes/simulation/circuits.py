@@ -74,6 +74,7 @@ def two_models(world: World, truth: float) -> Answers:
         "Performance": lambda _, on: {
             "correct": world.ones(0.8 + (truth if on == "ft" else 0.0), on),
             "log_probability": world.nats(-0.5 + (truth if on == "ft" else 0.0), 0.3, on),
+            "logit_difference": world.nats(2.0 + (truth if on == "ft" else 0.0), 1.5, on),
         }
     }
 
@@ -360,6 +361,9 @@ CIRCUITS = (
     Simulated("equivalent", {"margin": 0.1}, two_models, 0.1, 0.0, "pair"),
     Simulated(
         "equivalent", {"margin": 0.1, "of": "log_probability"}, two_models, -0.1, 0.0, "pair"
+    ),
+    Simulated(
+        "equivalent", {"margin": 0.5, "of": "logit_difference"}, two_models, -0.5, 0.0, "pair"
     ),
     Simulated(
         "same_text",

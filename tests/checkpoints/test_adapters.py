@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from pytest_mechanism.checkpoints.adapter import named_otherwise
 from pytest_mechanism.checkpoints.fingerprint import of_reference
 from pytest_mechanism.checkpoints.loading.model import LoadedModel, load_model
 from pytest_mechanism.checkpoints.reference import ZOO, Reference, parse_reference
@@ -95,6 +96,20 @@ def test_the_fingerprint_is_that_of_both(made: Path, tmp_path: Path) -> None:
     prints = [of_reference(each) for each in (base, one, other)]
     assert len({p.model for p in prints}) == 3
     assert prints[0].tokenizer == prints[1].tokenizer
+
+
+def test_a_base_of_another_name_than_the_adapters_own_is_known(made: Path) -> None:
+    """PEFT merges into any model of the same sizes, so the header of a run has to say it."""
+    named = json.loads((made / "adapter" / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(BASE)
+    one = parse_reference("zoo:wrapper_base+adapter", {}, made)
+    other = parse_reference("zoo:wrapper_none+adapter", {}, made)
+    assert (one.other_base, other.other_base) == (None, str(BASE))
+    cached = Path("/cache/models--org--name/snapshots/0123")
+    (made / "named").mkdir()
+    (made / "named" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/name"}')
+    assert named_otherwise(made / "named", cached) is None
+    assert named_otherwise(made / "named", Path("/models/other")) == "org/name"
 
 
 def test_an_adapter_may_bring_its_own_tokenizer(made: Path, tmp_path: Path) -> None:

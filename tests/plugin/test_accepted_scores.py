@@ -43,6 +43,20 @@ def test_without_a_baseline_the_verdict_decides(project):
     assert not (project.path / "__scores__").exists()
 
 
+def test_scores_that_cannot_be_accepted_are_one_line_before_anything_runs(project):
+    """Their folder is a file: the run does not measure first."""
+    project.spec("good")
+    project.values(good=0.9)
+    (project.path / "__scores__").write_text("mine")
+
+    result = project.run("--snapshot-update")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: accepted scores */circuit.json cannot be written: *"])
+    result.assert_outcomes()
+    assert project.run().ret == 0
+
+
 def test_update_writes_one_file_for_pair_and_spec(accepted):
     """Scores are in `__scores__/<label>+<label>/<spec>.json` beside the spec."""
     assert [str(p.relative_to(accepted.path)) for p in accepted.path.glob("__scores__/**/*.*")] == [

@@ -206,6 +206,11 @@ def test_further_models_from_the_ini_file(green):
         (["--mechanism-json", "gone/out.json"], "--mechanism-json: */gone/out.json cannot be *"),
         (["--mechanism-json", "base"], "--mechanism-json: */base cannot be written: *"),
         (["--mechanism-json", "/proc/x.json"], "--mechanism-json: /proc/x.json cannot be *"),
+        *(
+            ([f"--mechanism-{name}", path], f"--mechanism-{name}: *{said}*")
+            for name in ("json", "report", "history")
+            for path, said in (("~nobody_here/x", "no such home"), ("x" * 300, "name too long"))
+        ),
         (["--mechanism-store", "values.json"], "the store */values.json cannot be written: *"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -209,6 +209,19 @@ def test_deselected_claims_are_listed(two):
     assert (outcome.ret, content["not_run"]) == (OK, [])
 
 
+def test_a_claim_that_a_hook_takes_out_without_a_word_is_listed(two):
+    """A conftest that splits the tests between jobs need not tell pytest."""
+    two.pytester.makeconftest("""
+        def pytest_collection_modifyitems(items):
+            items[:] = [item for item in items if "second" not in item.nodeid]
+    """)
+    outcome, content = result(two)
+
+    assert content["deselected"] == ["circuit.yaml::second::base", "circuit.yaml::second::ft"]
+    assert "2 claims were left out" in content["conclusion"]["sentences"][-1]
+    assert outcome.ret == OK
+
+
 def test_a_run_that_ends_itself_green_before_its_claims_is_red(two):
     """`pytest.exit` with code 0."""
     two.values(second=0.9)

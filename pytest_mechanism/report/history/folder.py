@@ -44,9 +44,9 @@ def check_folder(folder: Path) -> None:
     Raises:
         MechanismError: they cannot.
     """
-    if folder.exists() and not folder.is_dir():
-        raise MechanismError(f"{folder} is no folder")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise MechanismError(f"{folder} is no folder")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{secrets.token_hex(4)}"
         probe.touch()
