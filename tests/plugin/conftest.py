@@ -180,9 +180,9 @@ class Project:
         registry.claim_kinds.cache_clear()
         pair_options = [] if pair is None else ["--model-pair", pair]
         # hypothesis would be imported anew in each run, which takes a second; and the package is imported already,
-        # of which pytest warns where an editable install left its egg-info beside it
+        # of which pytest warns where an editable install left its egg-info beside it (the last -W wins)
         return self.pytester.runpytest_inprocess(
-            "-p", "no:hypothesispytest", "-W", IMPORTED, *pair_options, *map(str, arguments)
+            "-p", "no:hypothesispytest", *pair_options, *map(str, arguments), "-W", IMPORTED
         )
 
     def run_on_workers(self, *arguments, workers=2, pair="./base,./ft"):
