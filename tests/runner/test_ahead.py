@@ -247,7 +247,7 @@ def test_models_to_compare_with_are_missed_before_anything_is_loaded(
     (tmp_path / "wrapper.yaml").write_text(WRAPPER.replace("  soft", "  # soft"))
     spec = load(tmp_path / "wrapper.yaml")
     items = [
-        SimpleNamespace(spec=spec, claim=claim, claim_name=name, name="ft")
+        SimpleNamespace(spec=spec, claim=claim, name="ft", title=f"{name} on ft", path=spec.path)
         for name, claim in spec.claims.items()
     ]
     assert list(find_obstacles(gate, items)) == [
