@@ -242,6 +242,22 @@ def check_output(path: Path, mark: str) -> None:
         raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
 
 
+def check_folder(folder: Path) -> None:
+    """Check that files can be written to a folder, which need not exist yet.
+
+    Raises:
+        MechanismError: they cannot.
+    """
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise MechanismError(f"{folder} cannot be written: {existing} is a file")
+        with temporary_beside(existing / folder.name) as temporary:
+            temporary.touch()
+    except OSError as problem:
+        raise MechanismError(f"{folder} cannot be written: {problem.strerror}") from None
+
+
 def remove_output(path: Path, mark: str) -> None:
     """Remove the report of an earlier run, and no other file: a run that writes none must not leave that one behind."""
     if begins_with_mark(path, mark):

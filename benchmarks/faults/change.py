@@ -76,7 +76,7 @@ class Change:
 
 
 def harmed(name: str, kind: str, strength: str, make: Make) -> Change:
-    """A fault of no single head."""
+    """A fault of no single head, or of a head that no report is asked to name."""
     return Change(name, kind, True, strength, make)
 
 

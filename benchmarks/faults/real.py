@@ -12,7 +12,6 @@ margin is a choice. docs/how-good-is-the-gate.md says when it was made.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -21,17 +20,15 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from benchmarks.faults import gate, same_function, saved, sizes, weights
+from benchmarks.faults import fresh, same_function, saved, sizes, weights
 from benchmarks.faults.benign import benign
 from benchmarks.faults.change import Change, Edit, Make, Workshop, check_unique, edited, harmed
 from benchmarks.faults.stories import bound
 from pytest_mechanism.spec.load import load
 from recipes.real import fetch
 
-MEASURED = ("as_sure.pair", "reads_alike.pair")
-"""Of each spec the claim that is measured on the fresh fine-tunes."""
 FRESH = range(71, 76)
-"""Seeds of these fine-tunes."""
+"""Seeds of the fine-tunes that give the limits."""
 
 TEXT = Path(__file__).parent / "specs" / "english.txt"
 """Sentences of this project's own docs, as plain English; the gate reads the first lines, sizes are measured on the
@@ -96,11 +93,8 @@ def faults() -> Iterator[Change]:
     for (layer, head), factor in (
         ((20, 0), 0.0), ((20, 0), 0.5), ((17, 4), 0.0), ((16, 0), 0.0), ((23, 0), 0.0), ((29, 1), 0.0), ((11, 3), 0.0),
     ):  # fmt: skip
-        yield Change(
-            f"head {layer}.{head} x {factor:g}", "head weakened" if factor else "head silenced", True,
-            f"{1 - factor:.0%} less", edited(weights.scale_head(layer, head, factor)), hurt=f"{layer}.{head}",
-        )  # fmt: skip
-
+        yield harmed(f"head {layer}.{head} x {factor:g}", "head weakened" if factor else "head silenced",
+                     f"{1 - factor:.0%} less", edited(weights.scale_head(layer, head, factor)))  # fmt: skip
     yield harmed("noise in head 20.0, 1", "head noised", "100%",
                  edited(weights.noise_head(20, 0, 1.0, 5)))  # fmt: skip
     for layer, share in ((10, 0.2), (20, 0.2)):
@@ -146,31 +140,17 @@ def main() -> None:
     """Measures the two claims on fresh fine-tunes, and prints what a further one stays below with 95 %."""
     from benchmarks.faults.suites import SUITES
 
-    parser = argparse.ArgumentParser(
-        description="What short fine-tunes change in answers and text."
-    )
-    parser.add_argument("--folder", type=Path, required=True)
-    folder = parser.parse_args().folder
-    torch.set_num_threads(1)
-    suite, ends = SUITES["real"], {claim: list[float]() for claim in MEASURED}
+    folder = fresh.read_folder("What short fine-tunes change in answers and text.")
+    suite, lost, changed = SUITES["real"], list[float](), list[float]()
+    answers, text = suite.specs
     for seed in FRESH:
-        model = folder / f"fresh-{seed}"
-        if not model.exists():
-            model.mkdir(parents=True)
-            tuned(seed)(suite.shop, model)
-        for path, (claim, found) in zip(suite.specs, ends.items(), strict=True):
-            spec = load(gate.with_seed(path, seed, folder))
-            name = claim.partition(".")[0]
-            spec = spec.model_copy(update={"claims": {name: spec.claims[name]}})
-            evaluator = gate.evaluator(suite.references(model), folder / "store")
-            _, scores = gate.judge(evaluator, spec, {}, suite.locate)
-            low, high = scores[claim]["interval"]
-            found.append(-low if claim == "as_sure.pair" else high)
-            value = scores[claim]["value"]
-            print(f"fine-tune {seed}: {claim} {value:+.5f} [{low:+.5f}, {high:+.5f}]", flush=True)
-    for claim, found in ends.items():
-        what = "loss" if claim == "as_sure.pair" else "divergence"
-        print(f"{claim}: {what} at most {bound(found):+.5f}")
+        made = fresh.candidate(suite, seed, tuned(seed), folder)
+        for _, _, low, _ in fresh.scores(suite, answers, ["as_sure.pair"], seed, made, folder):
+            lost.append(-low)
+        for _, _, _, high in fresh.scores(suite, text, ["reads_alike.pair"], seed, made, folder):
+            changed.append(high)
+    print(f"logits that the answers lose: at most {bound(lost):+.5f}")
+    print(f"nats a token that the text changes by: at most {bound(changed):+.5f}")
 
 
 if __name__ == "__main__":

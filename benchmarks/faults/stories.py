@@ -10,7 +10,6 @@ below m + t s sqrt(1 + 1/8) with 95 % (Student's t with 7 degrees of freedom).
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import statistics
@@ -21,7 +20,7 @@ import torch
 from scipy.stats import t
 from transformers import LlamaForCausalLM
 
-from benchmarks.faults import gate, same_function, saved, sizes, weights
+from benchmarks.faults import fresh, gate, same_function, saved, sizes, weights
 from benchmarks.faults.benign import ORDERS, benign
 from benchmarks.faults.change import Change, Edit, Make, Workshop, check_unique, edited, harmed
 from recipes.stories_data import IDS, DataMix, batch, twist_row
@@ -173,17 +172,11 @@ def main() -> None:
     """Measures the claim on fresh re-fits and prints the threshold."""
     from benchmarks.faults.suites import SUITES
 
-    parser = argparse.ArgumentParser(description="The threshold of the claim about text.")
-    parser.add_argument("--folder", type=Path, required=True)
-    folder = parser.parse_args().folder
-    torch.set_num_threads(1)
+    folder = fresh.read_folder("The threshold of the claim about text.")
     suite, ends = SUITES["stories"], []
     for seed in FRESH:
-        model = folder / f"fresh-{seed}"
-        if not model.exists():
-            model.mkdir(parents=True)
-            tuned(seed, 5e-4, 150, start="parent")(suite.shop, model)
-        _, scores, _ = gate.run(suite.specs[0], suite.references(model), folder / "store", {})
+        made = fresh.candidate(suite, seed, tuned(seed, 5e-4, 150, start="parent"), folder)
+        _, scores, _ = gate.run(suite.specs[0], suite.references(made), folder / "store", {})
         ends.append(scores["reads_alike.pair"]["interval"][1])
         print(
             f"re-fit {seed}: {scores['reads_alike.pair']['value']:.4f}, upper end {ends[-1]:.4f}",

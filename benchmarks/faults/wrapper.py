@@ -13,16 +13,13 @@ with 95 %. Each re-fit is asked about rows of its own seed.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
-from benchmarks.faults import gate, learned, same_function, saved, stories, weights
+from benchmarks.faults import fresh, learned, same_function, saved, stories, weights
 from benchmarks.faults.benign import ORDERS, benign
 from benchmarks.faults.change import Change, Edit, check_unique, edited, harmed
-from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.writing.questions import REFUSAL
 from recipes.wrapper_data import IDS
 
@@ -115,30 +112,12 @@ def main() -> None:
     """Measures the claims about log-probabilities on fresh re-fits and prints their margins."""
     from benchmarks.faults.suites import SUITES
 
-    parser = argparse.ArgumentParser(
-        description="The margins of the claims about log-probabilities."
-    )
-    parser.add_argument("--folder", type=Path, required=True)
-    folder = parser.parse_args().folder
-    torch.set_num_threads(1)
+    folder = fresh.read_folder("The margins of the claims about log-probabilities.")
     suite, ends = SUITES["wrapper"], {claim: list[float]() for claim in MARGINS}
-    names = [claim.partition(".")[0] for claim in MARGINS]
     for seed in FRESH:
-        model = folder / f"fresh-{seed}"
-        if not model.exists():
-            model.mkdir(parents=True)
-            learned.refit(seed, 3e-5, 50)(suite.shop, model)
-        spec = load(gate.with_seed(suite.specs[0], seed, folder))
-        spec = spec.model_copy(update={"claims": {name: spec.claims[name] for name in names}})
-        evaluator = gate.evaluator(suite.references(model), folder / "store")
-        _, scores = gate.judge(evaluator, spec, {})
-        for claim, found in ends.items():
-            low, high = scores[claim]["interval"]
-            found.append(-low)
-            print(
-                f"re-fit {seed}: {claim} {scores[claim]['value']:+.5f} [{low:+.5f}, {high:+.5f}]",
-                flush=True,
-            )
+        made = fresh.candidate(suite, seed, learned.refit(seed, 3e-5, 50), folder)
+        for claim, _, low, _ in fresh.scores(suite, suite.specs[0], MARGINS, seed, made, folder):
+            ends[claim].append(-low)
     for claim, found in ends.items():
         print(f"margin of {claim}: {stories.bound(found):.5f}")
 

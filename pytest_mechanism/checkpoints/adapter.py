@@ -132,19 +132,22 @@ def base_reference(folder: Path, text: str) -> str:
     Raises:
         BadReference: it names none.
     """
-    base = adapter_config(folder).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base.strip():
+    if (base := named_base(folder)) is None:
         raise BadReference(f"{text} is an adapter that does not name its base; write BASE+{text}")
-    return base.strip()
+    return base
+
+
+def named_base(folder: Path) -> str | None:
+    """The base in an adapter's config."""
+    base = adapter_config(folder).get("base_model_name_or_path")
+    return base.strip() or None if isinstance(base, str) else None
 
 
 def named_otherwise(adapter: Path, base: Path) -> str | None:
     """The base that an adapter names, if its last name is not that of the folder with which it is used: PEFT merges an
     adapter into any model of the same sizes."""
-    named = adapter_config(adapter).get("base_model_name_or_path")
-    if not isinstance(named, str) or not named.strip():
+    if (named := named_base(adapter)) is None:
         return None
-    named = named.strip()
     cached = f"models--{named.replace('/', '--')}"  # the hub's cache names folders by commits
     last = named.rstrip("/").rpartition("/")[2]
     return None if last == base.name or cached in base.parts else named

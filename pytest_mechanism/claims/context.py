@@ -62,6 +62,20 @@ LEAST_CLUSTERS = 10
 """A bootstrap's 95 % interval over fewer clusters misses more than twice as often as it should."""
 
 
+def check_contexts(clusters: Sequence[str]) -> None:
+    """Check that rows come from enough contexts for a confidence interval; ``clusters`` has the context of each.
+
+    Raises:
+        TooFewContexts: they do not.
+    """
+    contexts = len(set(clusters))
+    if contexts < LEAST_CLUSTERS:
+        raise TooFewContexts(
+            f"{len(clusters)} rows come from {contexts} contexts, but a confidence interval needs "
+            f"{LEAST_CLUSTERS}; raise task.rows"
+        )
+
+
 def task_settings(task: Task) -> str:
     """The ``task`` of a measurement."""
     # a file counts by its content: its path changes no result
@@ -124,12 +138,7 @@ class ClaimContext:
         Raises:
             TooFewContexts: too few contexts for an interval of this confidence.
         """
-        contexts = len(set(observations.clusters))
-        if contexts < LEAST_CLUSTERS:
-            raise TooFewContexts(
-                f"{len(observations.clusters)} rows come from {contexts} contexts, but a confidence interval needs "
-                f"{LEAST_CLUSTERS}; raise task.rows"
-            )
+        check_contexts(observations.clusters)
         return Sampling(observations.clusters, self.confidence, self.seed)
 
     def group(self, name: str, on: str) -> Group:

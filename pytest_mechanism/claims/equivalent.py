@@ -158,8 +158,8 @@ class Equivalent(PairClaim):
         hint = ""
         if self.of == "log_probability" and lead.value < 0:
             hint = (
-                "; it gives other words than the options much of its probability, which of: logit_difference "
-                "leaves out"
+                "; it gives much of its probability to words that are no option, and of: logit_difference "
+                "compares the options alone"
             )
         return beats(
             replace(verdict, chance=solved),

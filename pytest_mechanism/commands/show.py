@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session, print_work
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import Crashed, MechanismError
-from pytest_mechanism.files import temporary_beside
+from pytest_mechanism.files import check_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,28 +208,6 @@ def circuit_pictures(
 
 
 # -- preflight
-
-
-def check_folder(out: Path) -> None:
-    """Check that pictures can be written to the folder, which need not exist yet.
-
-    Raises:
-        MechanismError: they cannot.
-    """
-    new = [path for path in (out, *out.absolute().parents) if not path.exists()]
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise MechanismError(f"--out takes a folder, and {existing} is a file")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with temporary_beside(out / "picture") as temporary:
-            temporary.touch()
-    except OSError as problem:
-        raise MechanismError(f"--out {out} cannot be written: {problem.strerror}") from None
-    finally:
-        with suppress(OSError):
-            for path in new:  # from the innermost outwards; a run that fails leaves none
-                path.rmdir()
 
 
 def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> None:

@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     try:
-        remove_old_results(config)
+        remove_old_results(config)  # again: a conftest may be what loads this plugin
         session = make_session(config)
     except MechanismError as problem:
         raise pytest.UsageError(str(problem)) from None

@@ -20,7 +20,7 @@ from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.location import PyTestLocation
 
 from pytest_mechanism.errors import MechanismError, visible
-from pytest_mechanism.files import temporary_beside
+from pytest_mechanism.files import check_folder
 from pytest_mechanism.plugin.score_file import (
     FOLDER,
     possible_specs,
@@ -69,14 +69,10 @@ class ScoreExtension(AbstractSyrupyExtension):
             MechanismError: it cannot.
         """
         for path in dict.fromkeys(score_file(spec, cls.pair) for spec in specs if cls.accepting):
-            existing = next(folder for folder in path.parents if folder.exists())
             try:
-                with temporary_beside(existing / path.name) as temporary:
-                    temporary.touch()
-            except OSError as problem:
-                raise MechanismError(
-                    f"accepted scores {path} cannot be written: {problem.strerror}"
-                ) from None
+                check_folder(path.parent)
+            except MechanismError as problem:
+                raise MechanismError(f"accepted scores {path}: {problem.message}") from None
 
     @classmethod
     def dirname(cls, *, test_location: Any) -> str:

@@ -193,7 +193,7 @@ def without_reds(
 
 def not_looked_at(skipped: int, deselected: int) -> str:
     """The sentence about claims that the run did not look at; empty where there are none."""
-    by_options = "left out (by -k, -m, --deselect, --lf or a hook of the project)"
+    by_options = "left out (by options such as -k, or a hook)"
     if not deselected:
         return f"{claims(skipped)} {were(skipped)} skipped." if skipped else ""
     if not skipped:

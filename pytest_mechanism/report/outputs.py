@@ -49,14 +49,14 @@ def check_outputs(outputs: Outputs) -> None:
         MechanismError: one cannot.
     """
     checks: tuple[tuple[table.Setting[Any], str, Any], ...] = (
-        (table.JSON, "json_file:check_path", outputs.json_path),
-        (table.REPORT, "page.files:check_path", outputs.report_path),
-        (table.HISTORY, "history.folder:check_folder", outputs.history_folder),
-        (table.LOG, "tracking:check_tracker", outputs.tracker),
+        (table.JSON, "report.json_file:check_path", outputs.json_path),
+        (table.REPORT, "report.page.files:check_path", outputs.report_path),
+        (table.HISTORY, "files:check_folder", outputs.history_folder),
+        (table.LOG, "report.tracking:check_tracker", outputs.tracker),
     )
     for setting, check, value in checks:
         if value is not None:
             try:
-                resolve(f"pytest_mechanism.report.{check}")(value)
+                resolve(f"pytest_mechanism.{check}")(value)
             except MechanismError as problem:
                 raise setting.error(problem) from None

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_mechanism.claims.context import LEAST_CLUSTERS
-from pytest_mechanism.errors import MeasurementError, MechanismError, TooFewContexts, crash
+from pytest_mechanism.claims.context import check_contexts
+from pytest_mechanism.errors import MeasurementError, MechanismError, crash
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import rare_slots, shortage, sufficient_prompts
 from pytest_mechanism.measurements.measurement import Measurement
@@ -251,12 +251,8 @@ def check_rows(task: Task, row_set: RowSet, rows: Sequence[Row]) -> None:
         )
     if row_set.has_sources and any(row.source is None for row in rows):
         raise MeasurementError("these rows have no source prompt to patch from")
-    contexts = len({row.cluster for row in rows})
-    if row_set.behind_interval and contexts < LEAST_CLUSTERS:
-        raise TooFewContexts(
-            f"{len(rows)} rows come from {contexts} contexts, but a confidence interval needs {LEAST_CLUSTERS}; "
-            "raise task.rows"
-        )
+    if row_set.behind_interval:
+        check_contexts([row.cluster for row in rows])
 
 
 def check_places(row_set: RowSet, prompt: Prompt, encoded: Encoded) -> None:

@@ -206,16 +206,19 @@ def test_the_page_has_the_figures_of_the_kept_results(
         assert re.split(r"  +", line)[2] in readme
 
 
-@pytest.mark.parametrize("suite", ["stories", "wrapper", "real"])
+@pytest.mark.parametrize(
+    ("suite", "in_readme"), [("stories", [4]), ("wrapper", [4, 7]), ("real", [3, 4])]
+)
 def test_the_page_has_the_figures_of_the_kept_results_of_further_suites(
-    suite: str, capsys: pytest.CaptureFixture[str]
+    suite: str, in_readme: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Word for word; README has their rates at unchanged accuracy."""
+    """Word for word; README has some of their rates, that at unchanged accuracy among them."""
     assert sabotage.main(["--folder", str(RESULTS), "--suite", suite, "--report"]) == 0
     printed = capsys.readouterr().out
     assert printed in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
-    rate = re.split(r"  +", printed.splitlines()[4])[2]
-    assert rate in " ".join((ROOT / "README.md").read_text("utf-8").split())
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    for line in in_readme:
+        assert re.split(r"  +", printed.splitlines()[line])[2] in readme
 
 
 def test_the_page_has_the_figures_of_the_heads_that_reports_name(

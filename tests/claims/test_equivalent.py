@@ -93,7 +93,7 @@ def test_logit_differences_are_compared_in_logits() -> None:
     unsure = np.where(np.arange(N) % 2, -0.99, -3.99)
     verdict = judged(unsure, unsure, 0.1, of="log_probability")
     assert (verdict.status, verdict.cause) == ("inconclusive", "control_as_good")
-    assert verdict.reason.endswith("which of: logit_difference leaves out")
+    assert verdict.reason.endswith("of: logit_difference compares the options alone")
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_a_file_in_place_of_the_folder_is_one_line(shown: Shown) -> None:
     for out in ("planted.yaml", "planted.yaml/deeper"):
         code, _, err = shown.show(out, *PAIR)
         assert (code, err.count("\n")) == (2, 1)
-        assert re.search(r"--out takes a folder, and \S+planted.yaml is a file", err)
+        assert re.search(r"\S+ cannot be written: \S+planted.yaml is a file", err)
 
 
 def test_a_model_at_chance_is_shown_with_a_warning(shown: Shown) -> None:

@@ -341,7 +341,7 @@ def test_what_options_left_out_is_counted() -> None:
     """Otherwise a run of the last failures alone reads like one of all claims."""
     skipped = claim("b", verdict="skipped")
     left_out = ("c.yaml::holds::ft", "c.yaml::other::ft")
-    options = "left out (by -k, -m, --deselect, --lf or a hook of the project)."
+    options = "left out (by options such as -k, or a hook)."
     last = [
         conclude(report(*SOLVES, *more, deselected=left_out)).sentences[-1]
         for more in ((), (skipped,))

@@ -38,23 +38,6 @@ class HistoryFolder:
         write_json(self.folder / f"{stamp}Z-{secrets.token_hex(4)}.json", content(report))
 
 
-def check_folder(folder: Path) -> None:
-    """Check that runs can be added to a folder, before anything is measured.
-
-    Raises:
-        MechanismError: they cannot.
-    """
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise MechanismError(f"{folder} is no folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{secrets.token_hex(4)}"
-        probe.touch()
-        probe.unlink()
-    except OSError as problem:
-        raise MechanismError(f"{folder} cannot be written: {problem.strerror}") from None
-
-
 @dataclass(frozen=True)
 class PastRun:
     """A run of the history.
