@@ -68,11 +68,13 @@ class ScoreExtension(AbstractSyrupyExtension):
         Raises:
             MechanismError: it cannot.
         """
-        for path in dict.fromkeys(score_file(spec, cls.pair) for spec in specs if cls.accepting):
+        if not cls.accepting:
+            return
+        for folder in {score_file(spec, cls.pair).parent: None for spec in specs}:
             try:
-                check_folder(path.parent)
+                check_folder(folder)
             except MechanismError as problem:
-                raise MechanismError(f"accepted scores {path}: {problem.message}") from None
+                raise MechanismError(f"accepted scores: {problem.message}") from None
 
     @classmethod
     def dirname(cls, *, test_location: Any) -> str:

@@ -52,7 +52,9 @@ def test_scores_that_cannot_be_accepted_are_one_line_before_anything_runs(projec
     result = project.run("--snapshot-update")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: accepted scores */circuit.json cannot be written: *"])
+    result.stderr.fnmatch_lines(
+        ["ERROR: accepted scores: */base+ft cannot be written: * is a file"]
+    )
     result.assert_outcomes()
     assert project.run().ret == 0
 

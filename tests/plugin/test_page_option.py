@@ -29,10 +29,7 @@ def test_a_report_that_fails_is_in_the_exit_code_of_the_result_file(project):
     project.spec("good: {at_least: 0.75}")
     project.values(good=0.9)
     (project.path / "conftest.py").write_text(
-        "from pathlib import Path\n"
-        "def pytest_collection_finish():\n"
-        "    Path('runs').rmdir()\n"
-        "    Path('runs').touch()\n"
+        "from pathlib import Path\ndef pytest_collection_finish():\n    Path('runs').touch()\n"
     )
     result = project.run("--mechanism-history", "runs", "--mechanism-json", "out.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
