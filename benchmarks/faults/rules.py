@@ -8,6 +8,8 @@
   it is among those that this report names. Also counted by what the lines rest on (`gate.source`), of the reports that
   name a head or MLP there: the weights, grafts of the reference model's members, the sweep. These three were added
   after the first run.
+- Rates *without claims about where a change lies* leave out kind ``diffuse_change``: in a suite whose faults are all
+  that a candidate differs by, it is red by construction where one part was changed. Added with that claim.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ SOURCES: Mapping[Source, str] = {
 
 ACCURACY = ("accuracy",)
 """Kinds of claims that a benchmark without a look inside has."""
+
+PLACE = "diffuse_change"
+"""Kind of the claims about where a change lies, whatever its size."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +132,20 @@ def figures(outcomes: Sequence[Outcome], most: Size | None, release: float) -> d
     benign = [o for o in outcomes if not o.change.fault]
     single = [o for o in real if o.change.hurt is not None and o.change.taker is None]
     moved = [o for o in real if o.change.taker is not None]
+    kinds = {j.kind for o in outcomes for j in o.judgements}
+    of_size = tuple(kinds - {PLACE}) if PLACE in kinds else ()
+
+    def without_place(name: str, what: Sequence[Outcome]) -> dict[str, Rate]:
+        return {f"{name} without {PLACE}": rate(o.seen(of_size) for o in what)} if of_size else {}
+
     return {
         "faults seen, equivalent ones too": rate(o.seen() for o in faults),
         "faults seen": rate(o.seen() for o in real),
         "faults seen at unchanged accuracy": rate(o.seen() for o in hidden),
+        **without_place("the same", hidden),
         "the same by claims about accuracy alone": rate(o.seen(ACCURACY) for o in hidden),
         "benign changes red": rate(o.seen() for o in benign),
+        **without_place("benign changes red", benign),
         "benign changes red, first seed": rate(o.seen() for o in benign if o.seed == 0),
         "single-head faults whose head is named first": rate(
             o.names[:1] == [o.change.hurt] for o in single

@@ -56,8 +56,8 @@ class Suite:
 SUITES: Mapping[str, Suite] = {
     # the last release and the candidate
     "release": Suite(
-        [SPECS / "next_release.yaml", SPECS / "next_release_words.yaml"], "released=zoo:ft", "ft", "ft", "base",
-        entity_tracking.changes, sizes.boxes, {},
+        [SPECS / "next_release.yaml", SPECS / "next_release_words.yaml", SPECS / "next_release_parts.yaml"],
+        "released=zoo:ft", "ft", "ft", "base", entity_tracking.changes, sizes.boxes, {},
     ),
     # the shipped spec and its accepted scores: the base model and the candidate
     "base": Suite(

@@ -22,8 +22,8 @@ bound needs no correction. It fails if some share is above its bound by Holm's c
 the largest of many shares needs no second half of the rows. Where a model has many heads (`claims.patched_alone`),
 layers are grafted first, and heads and MLPs of those `LAYERS_INSIDE` layers that bring most back.
 
-Two models that say the same hold no difference that could lie anywhere: where KL(A || B) is surely below `SAME` nats a
-prediction, which is what rounding does to a distribution, the claim passes without a share.
+Two models that say the same hold no difference that could lie anywhere: where KL(A || B) is surely below ``same_below``
+nats a prediction, by default what rounding does to a distribution, the claim passes without a share.
 
 - *control*: some part must surely bring something back. Where none does, the models' activations may have different
   bases, in which no graft fits, and low shares show nothing.
@@ -71,7 +71,7 @@ from pytest_mechanism.claims.same_text import (
     unreadable,
 )
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
-from pytest_mechanism.fields.thresholds import Drift, ShareOfChange
+from pytest_mechanism.fields.thresholds import Drift, Negligible, ShareOfChange
 from pytest_mechanism.measurements.grafting import BEFORE, AnswerDonation, GraftDivergence
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.member_weights import WeightDonation
@@ -87,7 +87,7 @@ from pytest_mechanism.tasks.text.passages import LEAST, PASSAGES
 from pytest_mechanism.types import Observations, Safeguard, Verdict
 
 SAME = 1e-5
-"""KL in nats a prediction below which two models say the same: what rounding does to a distribution."""
+"""KL in nats a prediction below which two models say the same, by default: what rounding does to a distribution."""
 
 DOES_NOT_FIT = -1.0
 """The share of a head whose graft doubles the divergence."""
@@ -127,6 +127,8 @@ class DiffuseChange(PairClaim):
         to: role of the candidate B, into which they are put.
         at_most: the largest share of a head, an MLP, or a parameter outside the layers.
         layers_at_most: the largest share of a layer, or of its attention; None for no bound.
+        same_below: the divergence below which the two models count as the same, in nats a prediction, so that a change
+            may lie anywhere.
         text: a text file in UTF-8 beside the spec, or a list of lines; None for the answers of the task.
         lines: how many lines are read, from the first.
         prompts: how many prompts of the task are read.
@@ -140,7 +142,7 @@ class DiffuseChange(PairClaim):
     if_red: ClassVar[str] = (
         "the change lies in one part of the model, which training does not do by itself: the reason names the part"
     )
-    thresholds: ClassVar[tuple[str, ...]] = ("at_most", "layers_at_most")
+    thresholds: ClassVar[tuple[str, ...]] = ("at_most", "layers_at_most", "same_below")
     needs_groups: ClassVar[bool] = False
     matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
 
@@ -148,6 +150,7 @@ class DiffuseChange(PairClaim):
     drift: Drift = 0.5
     at_most: ShareOfChange
     layers_at_most: ShareOfChange | None = None
+    same_below: Negligible = SAME
     text: Text | None = None
     lines: Annotated[int, Field(strict=True, ge=LEAST, le=MOST_LINES)] = PASSAGES
     prompts: Annotated[int, Field(strict=True, ge=LEAST)] = ROWS
@@ -223,7 +226,7 @@ class DiffuseChange(PairClaim):
         how = context.sampling(found)
         apart = a_token(found, how, BEFORE)
         size = f"KL({self.source} || {self.to}) {in_three_digits(apart)} nats a prediction"
-        if apart.interval[1] < SAME:
+        if apart.interval[1] < self.same_below:
             return replace(self.same(context, apart, size), chance=solved)
         columns = dict(found.values)
         if large(shape := context.shapes[self.to]):
@@ -253,11 +256,11 @@ class DiffuseChange(PairClaim):
         return self.grafted(context, members, outside=False)
 
     def same(self, context: ClaimContext, apart: Estimate, size: str) -> Verdict:
-        """The verdict on models that say the same."""
+        """The verdict on models that say the same, or nearly so."""
         nothing = replace(apart, value=0.0, interval=(0.0, 0.0), standard_error=0.0, method="exact")
         judged = score(context, "largest share of a head or MLP", nothing, METRIC, "lower")
         verdict = verdicts.within(judged, -math.inf, self.at_most)
-        reason = f"the models say the same ({size}, below {SAME:g}), so no part holds a difference"
+        reason = f"the models say the same ({size}, below {self.same_below:g}), so where they differ does not matter"
         why = not_needed("models that say the same have no difference that could lie anywhere")
         return replace(verdict, reason=reason, control=why)
 

@@ -290,3 +290,10 @@ Atol = Annotated[
     Number, Within(0, 0.1, "the same checkpoints give the same score; different processors differ by up to 0.02")
 ]  # fmt: skip
 """How much the score of unchanged checkpoints may differ from the accepted score."""
+
+Negligible = Annotated[
+    Number, Within(
+        1e-5, 0.01, "rounding moves a distribution by up to 0.00001 nats, and a hundredth of a nat is a change",
+    )
+]  # fmt: skip
+"""A divergence of two models below which they count as the same, in nats a prediction."""

@@ -178,6 +178,21 @@ def test_figures_count_faults_by_what_the_gate_and_accuracy_say() -> None:
     assert counted["single-head faults whose head is named first"] == (1, 2)
 
 
+def test_rates_are_also_counted_without_the_claim_about_where_a_change_lies() -> None:
+    """It alone sees one of two faults; a suite that has no such claim has no such rate."""
+    size = Size(0.5, 0.5, 0.99)
+    sure, place = judged("s", "fail", "equivalent"), judged("p", "fail", rules.PLACE)
+    outcomes = [
+        Outcome(fault("f"), 0, size, [sure, place]),
+        Outcome(fault("g"), 0, size, [judged("s", "pass", "equivalent"), place]),
+    ]
+    figures = rules.figures(outcomes, Size(0.1, 0.1, 0.99), 0.99)
+    assert str(figures["faults seen at unchanged accuracy"]).startswith("2 of 2")
+    assert str(figures["the same without diffuse_change"]).startswith("1 of 2")
+    alone = [Outcome(fault("f"), 0, size, [sure])]
+    assert "the same without diffuse_change" not in rules.figures(alone, None, 0.99)
+
+
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     """Half a line is dropped, whole lines stay."""
     path = tmp_path / "results.jsonl"
@@ -197,12 +212,12 @@ def run() -> Run:
 def test_the_page_has_the_figures_of_the_kept_results(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What ``--report`` prints of them, word for word; README has the four rates below the first."""
+    """What ``--report`` prints of them, word for word; README has the rates below the first."""
     assert sabotage.main(["--folder", str(RESULTS), "--report"]) == 0
     printed = capsys.readouterr().out
     assert printed in (ROOT / "docs" / "how-good-is-the-gate.md").read_text("utf-8")
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    for line in printed.splitlines()[3:7]:
+    for line in printed.splitlines()[3:8]:
         assert re.split(r"  +", line)[2] in readme
 
 

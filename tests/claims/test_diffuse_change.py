@@ -74,6 +74,18 @@ def test_a_row_that_holds_most_of_the_mean_does_not_decide() -> None:
     assert status == {"rare": "pass", "common": "fail"}
 
 
+def test_a_change_that_is_surely_too_small_may_lie_anywhere() -> None:
+    """.0002 nats [.00016, .00024] in one head pass below .0003, and fail where .0002 is the most that is ignored."""
+    found = {}
+    for most in (0.0003, 0.0002):
+        claim = {"kind": "diffuse_change", "at_most": 0.6, "same_below": most}
+        columns = {"before": 0.0002 * SPREAD, "2.1": 0.00002 * SPREAD, "predictions": np.ones(N)}
+        answers = {"Performance": {"correct": np.ones(N)}, "GraftDivergence": columns}
+        verdict = DiffuseChange(**claim).judge(context_of(N), measured(answers, {}))
+        found[most] = verdict.status
+    assert found == {0.0003: "pass", 0.0002: "fail"}
+
+
 def test_layers_have_a_bound_of_their_own_or_none() -> None:
     """.8 of the change in a layer is too much only where the claim says so."""
     shares = {"h2_1": 0.3 + NOISY, "layer_2": 0.8 + NOISY}

@@ -90,7 +90,7 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
         BOXES,
         {"text": [f"once {i}" for i in range(10)], "at_most": 0.5, "layers_at_most": 0.9},
         {"at_most": [0, 0.04, 0.96, 1], "layers_at_most": [0, 0.04, 0.96, 1], "lines": [0, 9, 2001],
-         "prompts": [0, 9], **TOLERANCE},
+         "same_below": [0, 1e-6, 0.02], "prompts": [0, 9], **TOLERANCE},
     ),
     "independence": (BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0, 0.001, 0.6], **TOLERANCE}),
     "same_profile": (
