@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.discover import check_writable
 from pytest_mechanism.commands.models import add_model_options, open_session, print_work
-from pytest_mechanism.commands.output import say
+from pytest_mechanism.commands.output import not_written, say
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.files import check_output, remove_output
+from pytest_mechanism.report.pictures import MARK as PICTURE_MARK
 
 if TYPE_CHECKING:
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
@@ -26,6 +28,9 @@ NO_TASK = "name what to compare on: SPEC, --task FAMILY, or --text FILE"
 
 LEAST_ROWS, MOST_ROWS = 10, 100_000
 """Rows that the user may ask for: an interval needs ten."""
+
+MARKS = {"json": '"mechanism_compare', "picture": PICTURE_MARK}
+"""Options that name a file which a later comparison replaces, and what tells it from other files."""
 
 SIZES = ("n_layers", "n_heads", "d_head", "d_model")
 """Sizes that both models must share."""
@@ -94,6 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         MechanismError: wrong use, or models that cannot be compared.
     """
+    for flag, mark in MARKS.items():  # where this comparison fails, none may stand for it
+        if (path := getattr(arguments, flag)) is not None:
+            remove_output(path, mark)
     check_arguments(arguments)
     if arguments.text is not None:
         from pytest_mechanism.commands import compare_text
@@ -111,6 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
         work.make_preflight()
         if (reason := work.at_chance()) is not None:
             say(reason, err=True)
+            if arguments.out is not None:
+                say(not_written(arguments.out), err=True)
             print_work(session.evaluator.runner)
             return INCOMPLETE
         work.compare()
@@ -135,11 +145,15 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     check_values(arguments)
     if arguments.out is not None:
         check_spec_name(arguments.out, arguments.force)
+        check_writable(arguments.out)
     if arguments.picture is not None and arguments.picture.suffix not in (".svg", ".png"):
         raise MechanismError(f"--picture {arguments.picture}: valid endings: .svg, .png")
-    for flag in ("out", "picture", "json"):
+    for flag, mark in MARKS.items():
         if (path := getattr(arguments, flag)) is not None:
-            check_writable(path, f"--{flag}")
+            try:
+                check_output(path, mark)
+            except MechanismError as problem:
+                raise MechanismError(f"--{flag} {problem.message}") from None
 
 
 def check_values(arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mechanism.commands.compare_work import Work, on_stream
 from pytest_mechanism.commands.models import print_work
-from pytest_mechanism.commands.output import say
+from pytest_mechanism.commands.output import not_written, say
 from pytest_mechanism.files import write_text
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def write_spec(work: Work, out: Path) -> int:
     total = sum(len(of) for of in verdicts.values())
     green = sum(not v.red for name in kept for v in verdicts[name].values())
     if not kept:
-        say(f"no claim holds on both checkpoints, so {out} was not written", err=True)
+        say(f"no claim holds on both checkpoints, so {not_written(out)}", err=True)
         return INCOMPLETE
     load_text(out, write(verdicts), keep=True)
     say(f"wrote {out}: {green} of {total} claims hold on rows that chose none of them")

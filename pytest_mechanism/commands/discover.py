@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session, print_work
-from pytest_mechanism.commands.output import say
+from pytest_mechanism.commands.output import not_written, say
 from pytest_mechanism.commands.searched import members_of, offering, with_seed
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import temporary_beside, write_text
@@ -117,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(line)
     print_work(evaluator.runner)
     if "base" not in search.results:
+        say(not_written(out), err=True)
         return INCOMPLETE
     write_text(out, search.spec_text())
     for line in search.about_file(out):
@@ -281,12 +282,8 @@ class Search:
         )
 
 
-def check_writable(out: Path, flag: str = "--out") -> None:
-    """Check that a file can be written.
-
-    Args:
-        out: the file.
-        flag: the option that names it.
+def check_writable(out: Path) -> None:
+    """Check that the file of ``--out`` can be written.
 
     Raises:
         MechanismError: it cannot.
@@ -297,4 +294,4 @@ def check_writable(out: Path, flag: str = "--out") -> None:
         with temporary_beside(out) as temporary:
             temporary.touch()
     except OSError as problem:
-        raise MechanismError(f"{flag} {out} cannot be written: {problem.strerror}") from None
+        raise MechanismError(f"--out {out} cannot be written: {problem.strerror}") from None

@@ -48,12 +48,13 @@ def show(folder: Path, page: Path | None) -> int:
     from pytest_mechanism.report.history.timeline import lines
 
     if page is not None:
-        from pytest_mechanism.report.page.files import check_path
+        from pytest_mechanism.report.page.files import check_path, remove_page
 
         try:
             check_path(page)
         except MechanismError as problem:
             raise MechanismError(f"--html: {problem.message}") from None
+        remove_page(page)  # where there is no history, an earlier page must not stand for it
     runs, notes = read_history(folder)
     for line in lines(runs):
         say(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import NoReturn
 
 from pytest_mechanism.errors import visible
@@ -25,6 +26,12 @@ def say(text: object, err: bool = False, flush: bool = False) -> None:
     # a terminal without Unicode shows escape codes instead of failing
     line = visible(str(text)).encode(encoding, "backslashreplace").decode(encoding)
     print(line, file=stream, flush=flush)
+
+
+def not_written(out: Path) -> str:
+    """That a command wrote no file, and that the one that is there is not its own."""
+    older = "; the file that is there is older" if out.exists() else ""
+    return f"{out} was not written{older}"
 
 
 class Parser(ArgumentParser):

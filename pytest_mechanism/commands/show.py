@@ -16,7 +16,8 @@ from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session, print_work
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import Crashed, MechanismError
-from pytest_mechanism.files import check_folder
+from pytest_mechanism.files import check_folder, remove_output
+from pytest_mechanism.report.pictures import FORMATS, MARK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     rows: int | None = arguments.rows
     spec = load(arguments.spec)
+    remove_earlier(arguments, spec)
     check_folder(arguments.out)
     if rows is not None:
         if not spec.groups:
@@ -115,10 +117,24 @@ def run(arguments: argparse.Namespace) -> int:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, draw in pictures.items():
-        for path in style.save(draw, arguments.out / f"{arguments.spec.stem}_{name}"):
+        for path in style.save(draw, stem_of(arguments, name)):
             say(f"wrote {path}")
     print_work(evaluator.runner)
     return 0
+
+
+def remove_earlier(arguments: argparse.Namespace, spec: Spec) -> None:
+    """Remove the pictures of the spec by an earlier call, which must not stand for one that fails."""
+    for name in ("heads", "circuit", *spec.claims):
+        stem = stem_of(arguments, name)
+        for kind in FORMATS:
+            remove_output(stem.with_name(f"{stem.name}.{kind}"), MARK)
+
+
+def stem_of(arguments: argparse.Namespace, name: str) -> Path:
+    """The path of a picture, without its ending."""
+    out: Path = arguments.out
+    return out / f"{arguments.spec.stem}_{name}"
 
 
 def check_rows(task: Task, rows: int) -> None:

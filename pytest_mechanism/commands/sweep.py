@@ -49,6 +49,9 @@ SETTINGS = (
     table.CONFIDENCE, table.STORE, *table.TRUST, table.REQUIRE_ACCEPTED, table.NO_SKIPS, table.NO_LOCATE, table.RAY,
 )  # fmt: skip
 
+CANDIDATES = "candidates"
+"""The folder of the candidates' results, in that of the sweep."""
+
 MAX_LIST = 1 << 22
 """Bytes of a file of candidates."""
 
@@ -95,9 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         MechanismError: the base, a spec, a setting or the list of candidates is wrong.
     """
-    # a sweep that does not start must not leave the tables of an earlier one
-    for path, begins_with in tables(arguments.out):
-        remove_output(path, begins_with)
+    remove_earlier(arguments.out)
     if not 1 <= arguments.processes <= 1000:
         raise MechanismError(f"-n {arguments.processes}: a number of processes from 1 to 1,000")
     typed = [*arguments.candidates, *listed(arguments.candidates_from)]
@@ -172,24 +173,37 @@ def tables(out: Path) -> tuple[tuple[Path, str], ...]:
     return (out / "sweep.json", '"mechanism_sweep"'), (out / "sweep.md", HEADING)
 
 
+def remove_earlier(out: Path) -> None:
+    """Remove tables, results and pages of an earlier sweep, which must not stand for one that does not start, nor
+    beside this one's; other files stay.
+
+    Raises:
+        MechanismError: the folder cannot be read.
+    """
+    for path, mark in tables(out):
+        remove_output(path, mark)
+    try:
+        for path in (out / CANDIDATES).glob("*.json"):
+            remove_output(path, MARK)
+        for path in (out / CANDIDATES).glob("*.html"):
+            remove_page(path)
+    except OSError as problem:
+        raise MechanismError(f"--out {out}: {problem.strerror}") from None
+
+
 def prepare_output(out: Path, labels: Iterable[str]) -> Path:
-    """The folder for the candidates' results. The results of an earlier sweep, which must not stand beside this
-    one's, are removed; other files stay.
+    """The folder for the candidates' results.
 
     Raises:
         MechanismError: the folder cannot be written, or a result would replace another file.
     """
-    files = out / "candidates"
+    files = out / CANDIDATES
     try:
         files.mkdir(parents=True, exist_ok=True)
-        for old in files.glob("*.json"):
-            remove_output(old, MARK)
     except OSError as problem:
         raise MechanismError(f"--out {out}: {problem.strerror}") from None
     for path, mark in tables(out):
         check_output(path, mark)
-    for old in files.glob("*.html"):
-        remove_page(old)
     for label in labels:
         if (path := files / f"{label}.json").exists():
             raise MechanismError(
@@ -291,7 +305,7 @@ def judged(
     return Candidate(
         candidate.label, candidate.reference, candidate.fingerprint, outcome, reason,
         exit_code=finished.exit_code,
-        result=f"candidates/{path.name}" if result else None,
+        result=f"{CANDIDATES}/{path.name}" if result else None,
         same_as=candidate.same_as,
         measured=result.get("measurements", {}).get("done", 0),
         claims=claims_of(result),

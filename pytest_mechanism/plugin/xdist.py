@@ -78,8 +78,25 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
         """The controller collects nothing itself."""
-        claims = (nodeid for nodeid in ids if self.is_claim(nodeid))
+        claims = [nodeid for nodeid in ids if self.is_claim(nodeid)]
         self.outcomes.selected |= dict.fromkeys(claims)
+        if self.session.paired and claims:
+            self.check_folders(claims)
+
+    def check_folders(self, claims: Sequence[str]) -> None:
+        """End a run that cannot write the scores that it accepts, before its workers begin. An exception would end it
+        before they report to syrupy, which warns of that."""
+        from pytest_mechanism.plugin.snapshot import ScoreExtension
+
+        config = self.session.config
+        ScoreExtension.configure(config, self.session.pair)
+        files = dict.fromkeys(nodeid.partition("::")[0] for nodeid in claims)
+        try:
+            ScoreExtension.check_folders(config.rootpath / file for file in files)
+        except MechanismError as problem:
+            self.errors.append(str(problem))
+            workers: Any = config.pluginmanager.getplugin("dsession")
+            workers.triggershutdown()  # they end in peace, with nothing to do
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -12,6 +12,7 @@ from pytest_mechanism.checkpoints.shape import read_positions
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands.compare_text import conclusion, no_better
 from pytest_mechanism.comparison.text import Result
+from pytest_mechanism.report.pictures import MARK
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.tasks.text.passages import MOST_NUMBERS, Text, tokens_of
 
@@ -122,6 +123,33 @@ def test_a_spec_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = written(tmp_path)
     assert "exists already" in line(capsys, path, *PAIR, "--out", path)
     assert path.read_text() == SPEC
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--rows", "3"), ("--model", "zoo:nothing"), ("--model", "zoo:ft")]
+)
+def test_no_output_of_an_earlier_comparison_stands_for_one_that_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture, wrong: tuple[str, str]
+) -> None:
+    """A later step would read its numbers and show its picture."""
+    outputs = {"--json": '{\n  "mechanism_compare": 1,', "--picture": f"<svg><!-- {MARK} --></svg>"}
+    typed: list[object] = [written(tmp_path)]
+    for flag, text in outputs.items():
+        (tmp_path / f"old{flag}.svg").write_text(text)
+        typed += [flag, tmp_path / f"old{flag}.svg"]
+    line(capsys, *typed, *wrong)
+    assert [path.name for path in tmp_path.glob("*.*") if path.is_file()] == ["x.yaml"]
+
+
+@pytest.mark.parametrize("flag", ["--json", "--picture"])
+def test_a_file_that_no_comparison_wrote_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture, flag: str
+) -> None:
+    """Neither removed nor replaced; the line names the option."""
+    (path := tmp_path / "mine.svg").write_text("{}")
+    said = line(capsys, written(tmp_path), *PAIR, flag, path)
+    assert f"{flag} {path} exists and is no such output of pytest-mechanism" in said
+    assert path.read_text() == "{}"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.cli import main
+from pytest_mechanism.report.pictures import MARK
 
 SPEC = """mechanism: 1
 circuit: wrapper
@@ -73,6 +74,19 @@ def test_pictures_that_cannot_be_written_are_one_line_before_anything_is_measure
     assert printed.err.count("\n") == 1
     assert str(tmp_path / out)[:40] in printed.err
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("mine", [False, True], ids=["ours", "mine"])
+def test_no_picture_of_an_earlier_call_stands_for_one_that_failed(
+    tmp_path: Path, mine: bool
+) -> None:
+    """Pictures of the spec's claims go; those of somebody else, and of another spec, stay."""
+    pictures = [tmp_path / "pictures" / name for name in ("wrapper_back.svg", "wrapper_b_back.svg")]
+    pictures[0].parent.mkdir()
+    for path in pictures:
+        path.write_text("<svg/>" if mine else f"<svg><!-- {MARK} --></svg>")
+    assert show(tmp_path, "--rows", "5") == 2
+    assert [path.exists() for path in pictures] == [mine, True]
 
 
 CIRCUIT = """mechanism: 1

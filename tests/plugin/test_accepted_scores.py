@@ -1,6 +1,7 @@
 """Accepted scores: what drifts, what an update writes, and what it leaves alone."""
 
 import json
+from fnmatch import fnmatch
 
 import pytest
 
@@ -43,20 +44,21 @@ def test_without_a_baseline_the_verdict_decides(project):
     assert not (project.path / "__scores__").exists()
 
 
-def test_scores_that_cannot_be_accepted_are_one_line_before_anything_runs(project):
+@pytest.mark.parametrize("run", ["run", "run_on_workers"])
+def test_scores_that_cannot_be_accepted_are_one_line_before_anything_runs(project, run):
     """Their folder is a file: the run does not measure first."""
     project.spec("good")
     project.values(good=0.9)
     (project.path / "__scores__").write_text("mine")
 
-    result = project.run("--snapshot-update")
+    result = getattr(project, run)("--snapshot-update")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        ["ERROR: accepted scores: */base+ft cannot be written: * is a file"]
-    )
+    said = [line for line in (*result.outlines, *result.errlines) if line.startswith("ERROR: ")]
+    assert len(said) == 1
+    assert fnmatch(said[0], "ERROR: accepted scores: */base+ft cannot be written: * is a file")
     result.assert_outcomes()
-    assert project.run().ret == 0
+    assert getattr(project, run)().ret == 0
 
 
 def test_update_writes_one_file_for_pair_and_spec(accepted):

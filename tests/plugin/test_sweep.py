@@ -168,14 +168,15 @@ def test_only_results_of_an_earlier_sweep_are_removed(sweep, project):
     assert {path: path.read_bytes() for path in files.iterdir()} == kept
 
 
-def test_a_sweep_that_does_not_start_leaves_no_table_of_an_earlier_one(sweep, project):
-    """A later step would take it for this one's; no other file is removed or replaced."""
+def test_a_sweep_that_does_not_start_leaves_nothing_of_an_earlier_one(sweep, project):
+    """Neither tables nor results, which a later step would read as this one's; no other file is removed or replaced."""
     project.checkpoint("good")
     assert sweep("./good")[0] == 0
     (project.path / "spec.yaml").write_text("mechanism: 1\n")
 
     assert sweep("./good")[::2] == (2, None)
-    assert not (project.path / "mechanism-sweep" / "sweep.md").exists()
+    left = [path.name for path in (project.path / "mechanism-sweep").rglob("*") if path.is_file()]
+    assert left == ["good.log"]
 
     project.spec("holds", name="spec")
     (project.path / "mechanism-sweep" / "sweep.md").write_text("my notes")

@@ -248,3 +248,12 @@ def test_the_command_prints_each_score_over_the_runs(tmp_path: Path, capsys: Any
     lines = capsys.readouterr().out.splitlines()
     assert "  2026-01-02 00:00:00 candidate  0.600  [0.560, 0.640]  baseline 0.450  pass" in lines
     assert (tmp_path / "history.html").is_file()
+
+
+def test_without_a_history_no_page_of_an_earlier_one_stays(tmp_path: Path) -> None:
+    """It would stand for runs that are no longer there."""
+    HistoryFolder(folder := tmp_path / "runs").write(run(scored(0.5)))
+    page = tmp_path / "history.html"
+    assert main(["history", str(folder), "--html", str(page)]) == 0
+    assert main(["history", str(tmp_path / "missing"), "--html", str(page)]) == 2
+    assert not page.exists()

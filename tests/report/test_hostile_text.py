@@ -252,14 +252,14 @@ def test_a_score_file_is_ascii(tmp_path_factory: pytest.TempPathFactory, text: s
 @example("<text>]]>-->&amp;\x00\x1b\u202e\ud800$\\frac{$")
 def test_pictures_are_xml_with_the_text_as_text(text: str) -> None:
     """A title, a label, a name on an axis: no element and no control character comes of it."""
-    from pytest_mechanism.report.pictures import style
+    from pytest_mechanism.report.pictures import FORMATS, style
 
     with style.our_style():
         figure = style.new_figure(4, 2)
         page = style.canvas(figure)
         style.write(page, style.paragraph(f"x {text}", 3) or [], 0.1, 1.5)
         page.text(0.1, 0.5, f"{text}y")
-        svg, png = (style.rendered(figure, kind) for kind in style.FORMATS)
+        svg, png = (style.rendered(figure, kind) for kind in FORMATS)
     tree = ET.fromstring(svg)  # noqa: S314 - our own
     allowed = {"svg", "metadata", "RDF", "Work", "type", "format", "Agent", "creator", "title",
                "defs", "style", "g", "path", "text", "tspan", "use", "clipPath", "rect"}  # fmt: skip

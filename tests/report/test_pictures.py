@@ -18,7 +18,16 @@ from matplotlib.patches import PathPatch
 from matplotlib.text import Text
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.report.pictures import circuit_graph, edges, head_map, heatmaps, layout, style
+from pytest_mechanism.files import begins_with_mark
+from pytest_mechanism.report.pictures import (
+    MARK,
+    circuit_graph,
+    edges,
+    head_map,
+    heatmaps,
+    layout,
+    style,
+)
 from pytest_mechanism.report.pictures.circuit_graph import CircuitGraph, GroupNode
 from pytest_mechanism.report.pictures.edges import Edge, Effect
 from pytest_mechanism.report.pictures.head_map import HeadMap
@@ -496,6 +505,12 @@ def test_the_same_data_give_the_same_bytes(
         assert mpl.rcParams["font.size"] == 30
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
     assert b"date" not in first[0].read_bytes()
+
+
+def test_a_picture_is_known_as_ours(tmp_path: Path) -> None:
+    """By its metadata, so that a later one may replace it."""
+    files = style.save(lambda: drawn(SMALL), tmp_path / "picture")
+    assert [begins_with_mark(path, MARK) for path in files] == [True, True]
 
 
 def test_a_label_is_no_formula() -> None:

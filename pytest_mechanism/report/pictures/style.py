@@ -26,8 +26,8 @@ from matplotlib.textpath import TextToPath
 from pytest_mechanism.errors import MechanismError, visible
 from pytest_mechanism.files import write_bytes
 from pytest_mechanism.nodes import by_layer
+from pytest_mechanism.report.pictures import FORMATS, MARK
 
-FORMATS = ("svg", "png")
 DPI = 150
 MOST_PIXELS = 40_000_000
 """The most pixels of a PNG: a picture of 1,000 layers gets a lower resolution, not all of the memory."""
@@ -115,7 +115,7 @@ def rendered(figure: Figure, kind: str) -> bytes:
         format=kind,
         dpi=min(DPI, math.sqrt(MOST_PIXELS / (width * height))),
         facecolor="white",
-        metadata={"Date": None, "Creator": None} if kind == "svg" else {"Software": None},
+        metadata={"Date": None, "Creator": MARK} if kind == "svg" else {"Software": MARK},
     )
     return buffer.getvalue()
 
