@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from pytest_mechanism.causes import BROKEN, Cause
 from pytest_mechanism.claims.base import REFERENCE
-from pytest_mechanism.report.next_steps import next_steps
+from pytest_mechanism.report.next_steps import ACCURACY, BEHAVIOUR, next_steps
 from pytest_mechanism.report.paragraphs import first_sentence
 from pytest_mechanism.report.rows import BASELINE_CAUSES, UNACCEPTED
 from pytest_mechanism.report.run_report import (
@@ -53,9 +53,6 @@ from pytest_mechanism.report.wording import (
 )
 
 CANDIDATE = "ft"
-ACCURACY = ("accuracy", "coverage", "equivalent")
-"""Claim kinds about the task alone."""
-
 MOST_SENTENCES = 3
 """Of a conclusion."""
 
@@ -305,10 +302,6 @@ def doubtful_words(reds: Sequence[ClaimResult]) -> list[str]:
     undecided = [r for r in reds if r.kind == "coverage" and r.verdict == "inconclusive"]
     found = [WORST_WORDS.search(result.reason) for result in undecided]
     return [f"Look first at {match[1]}, too few rows to be sure." for match in found if match][:1]
-
-
-BEHAVIOUR = 11
-"""The largest `ClaimResult.order` of claims about what a model says, not about its parts."""
 
 
 def accuracy_is_fine(report: RunReport) -> str | None:
