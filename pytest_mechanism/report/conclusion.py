@@ -183,19 +183,20 @@ def without_reds(
         sentences.append(
             f"{new} of {len(judged)} scores had no baseline to be compared with: --snapshot-update accepts them."
         )
-    if unseen := not_looked_at(len(report.claims) - len(judged), len(report.deselected)):
+    if unseen := not_looked_at(report, len(report.claims) - len(judged)):
         sentences.append(unseen)
     return "holds", sentences
 
 
-def not_looked_at(skipped: int, deselected: int) -> str:
+def not_looked_at(report: RunReport, skipped: int) -> str:
     """The sentence about claims that the run did not look at; empty where there are none."""
-    by_options = "left out (by options such as -k, or a hook)"
-    if not deselected:
+    left_out = len(report.deselected)
+    if not left_out:
         return f"{claims(skipped)} {were(skipped)} skipped." if skipped else ""
+    by = " and ".join(report.left_out_by or ("an option or a hook",))
     if not skipped:
-        return f"{claims(deselected)} {were(deselected)} {by_options}."
-    return f"{claims(skipped)} {were(skipped)} skipped, and {deselected} {by_options}."
+        return f"{by[0].upper()}{by[1:]} left out {claims(left_out)}."
+    return f"{claims(skipped)} {were(skipped)} skipped, and {by} left out {left_out}."
 
 
 # -- something red

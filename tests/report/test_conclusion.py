@@ -418,12 +418,15 @@ def test_what_options_left_out_is_counted() -> None:
     """Otherwise a run of the last failures alone reads like one of all claims."""
     skipped = claim("b", verdict="skipped")
     left_out = ("c.yaml::holds::ft", "c.yaml::other::ft")
-    options = "left out (by options such as -k, or a hook)."
     last = [
-        conclude(report(*SOLVES, *more, deselected=left_out)).sentences[-1]
-        for more in ((), (skipped,))
+        conclude(report(*SOLVES, *more, deselected=left_out, left_out_by=by)).sentences[-1]
+        for more, by in (((), ("-k",)), ((skipped,), ("-k", "--lf")), ((), ()))
     ]
-    assert last == [f"2 claims were {options}", f"1 claim was skipped, and 2 {options}"]
+    assert last == [
+        "-k left out 2 claims.",
+        "1 claim was skipped, and -k and --lf left out 2.",
+        "An option or a hook left out 2 claims.",
+    ]
 
 
 def test_of_several_specs_a_claim_is_named_with_its_circuit() -> None:
