@@ -147,6 +147,8 @@ class Score:
         for number in (self.value, *self.interval, self.standard_error):
             if not math.isfinite(number):
                 raise ValueError(f"score {self.name}: {number} is not a finite number")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"score {self.name}: no interval has confidence {self.confidence}")
 
 
 @dataclass(frozen=True)

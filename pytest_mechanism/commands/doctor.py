@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pytest_mechanism.claims.base import Claim
     from pytest_mechanism.measurements.measurement import Measurement
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
+    from pytest_mechanism.session import Session
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Task
 
@@ -60,7 +61,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="print whether a pair can be tested, which claims will run, and about how long they take",
         description="Load each checkpoint of a pair as the gate would, with its self-checks, and "
         "print which claims of the specs will run, which will be skipped and why, and about how long "
-        "they take. Exit code 1: a checkpoint cannot be loaded, or a claim cannot run.",
+        "they take. Exit code 1: a checkpoint cannot be loaded, a claim cannot run, or the gate cannot keep its "
+        "measurements here.",
     )
     parser.add_argument(
         "specs", nargs="*", type=Path, metavar="SPEC", help="specs, or folders of specs"
@@ -101,6 +103,9 @@ def run(arguments: argparse.Namespace) -> int:
     session.progress = steps
     check_device(session.options.device)
     steps.begin(len(session.references) * STEPS + 1 if specs else 1)
+    no_store = unusable_store(session)
+    if no_store is not None:
+        say(f"the gate CANNOT RUN in this folder: {no_store}")
     first = next(iter(session.references.values()))
     steps.step(f"read {stored_files(first)} for its fingerprint")
     evaluator = session.evaluator
@@ -112,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in checkpoint_lines(evaluator, role, specs, findings, steps):
             say(line, flush=True)
     runner.checkpoint.release()
-    fails = bool(findings.broken)
+    fails = bool(findings.broken) or no_store is not None
     if specs:
         steps.step("write and check the rows of every claim")
     for spec in specs:
@@ -125,6 +130,16 @@ def run(arguments: argparse.Namespace) -> int:
         say("")
         say(memory_line(evaluator, findings, libraries))
     return CANNOT_RUN if fails else 0
+
+
+def unusable_store(session: Session) -> str | None:
+    """Why a gate has no place to keep measurements, as in a read-only folder; this command then does without."""
+    try:
+        _ = session.store_folder
+    except MechanismError as problem:
+        session.store_folder = None
+        return problem.message
+    return None
 
 
 def stored_files(reference: Reference) -> str:

@@ -16,11 +16,13 @@ from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.context import LEAST_CLUSTERS
 from pytest_mechanism.claims.scoring import above_chance, accuracy, chance_text
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.measurements.cells import CellPerformance
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.report.progress import duration_text
 from pytest_mechanism.spec.write import flow
 
 if TYPE_CHECKING:
+    from pytest_mechanism.claims.base import Claim
     from pytest_mechanism.claims.context import ClaimContext
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
@@ -71,11 +73,24 @@ def is_about_answers(evaluator: ClaimEvaluator, spec: Spec, role: str) -> bool:
     if spec.task.withholds or spec.task.open_ended or evaluator.skip_reason(spec) is not None:
         return False
     return any(
-        role in claim.models(judged)
+        role in claim.models(judged) and asks(evaluator, spec, claim, judged)
         for claim in spec.claims.values()
         for judged in claim.roles()
-        if claim.needs_groups or (isinstance(claim, Accuracy) and claim.at_most is None)
     )
+
+
+def asks(evaluator: ClaimEvaluator, spec: Spec, claim: Claim, judged: str) -> bool:
+    """Whether a claim needs models that answer better than by guessing."""
+    if isinstance(claim, Accuracy):
+        return claim.at_most is None
+    if claim.needs_groups:
+        return True
+    try:
+        needed = claim.required_measurements(evaluator.context(spec, claim, judged))
+    except MechanismError:  # such as a missing model, which the claim's own line names
+        return False
+    requests = (measurement.request for measurement in needed)
+    return any(isinstance(request, (Performance, CellPerformance)) for request in requests)
 
 
 def task_lines(evaluator: ClaimEvaluator, role: str, spec: Spec) -> Iterator[str]:

@@ -152,7 +152,8 @@ class MechanismPlugin:
         result = yield
         self.speak_once(config, items)
         left = {item.nodeid for item in items}
-        self.outcomes.deselected |= {nodeid: None for nodeid in collected if nodeid not in left}
+        known = left | {*self.outcomes.deselected}
+        self.outcomes.deselected |= {nodeid: True for nodeid in collected if nodeid not in known}
         return result
 
     def speak_once(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -198,7 +199,7 @@ class MechanismPlugin:
         return [visible(f"mechanism: {line}") for line in self.obstacles]
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        self.outcomes.deselected |= dict.fromkeys(item.nodeid for item in claim_items(items))
+        self.outcomes.deselected |= {item.nodeid: False for item in claim_items(items)}
 
     # -- while the claims run
 
@@ -242,7 +243,7 @@ class MechanismPlugin:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.session.release()
         if is_worker(session.config):
-            send(session.config, scores_not_written(), [*self.outcomes.deselected])
+            send(session.config, scores_not_written(), self.outcomes.deselected)
             return
         self.errors += scores_not_written()
         if self.session.paired:
@@ -354,6 +355,7 @@ class MechanismPlugin:
                 claims=tuple(outcomes.results),
                 not_run=tuple(outcomes.not_run),
                 deselected=tuple(outcomes.deselected),
+                left_out_by=outcomes.left_out_by,
                 reasons=tuple(dict.fromkeys(outcomes.reasons)),
                 errors=tuple(dict.fromkeys(self.errors)),
                 warnings=tuple(self.warnings),

@@ -23,14 +23,15 @@ class Outcomes:
         config: pytest's.
         by_id: node id -> the last result of a claim.
         selected: node ids of the claims that were to run.
-        deselected: node ids that options took out (``-k``, ``-m``, ``--deselect``).
+        deselected: node id of each claim that was left out -> whether a hook of the project did it without a word,
+            and no option such as ``-k``.
         reasons: sentences that make the run red although no claim is.
     """
 
     config: pytest.Config
     by_id: dict[str, ClaimResult] = field(default_factory=dict)
     selected: dict[str, None] = field(default_factory=dict)
-    deselected: dict[str, None] = field(default_factory=dict)
+    deselected: dict[str, bool] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
     @property
@@ -41,6 +42,17 @@ class Outcomes:
     def not_run(self) -> list[str]:
         """Selected claims without a result."""
         return [nodeid for nodeid in self.selected if nodeid not in self.by_id]
+
+    @property
+    def left_out_by(self) -> tuple[str, ...]:
+        """What left claims out: the options in effect that can, and a hook where there is none, or where one did."""
+        told, silent = False in self.deselected.values(), True in self.deselected.values()
+        options = [
+            flag for flag, name in LEAVING_OUT.items() if getattr(self.config.option, name, None)
+        ]
+        named = options if told else []
+        hook = silent or (told and not options)
+        return (*named, *((HOOK,) if hook else ()))
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in the report of one phase of a test."""
@@ -83,6 +95,14 @@ class Outcomes:
         if self.reasons and status == pytest.ExitCode.OK:
             return pytest.ExitCode.TESTS_FAILED
         return status
+
+
+LEAVING_OUT = {
+    "-k": "keyword", "-m": "markexpr", "--deselect": "deselect", "--lf": "lf", "--sw": "stepwise",
+}  # fmt: skip
+"""Options of pytest that leave tests out -> their names in its configuration."""
+
+HOOK = "a hook of this project"
 
 
 def is_judged(role: str, results: Sequence[ClaimResult]) -> bool:

@@ -49,8 +49,15 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
             parse_constant=_refuse_constant,
             parse_float=_finite,
         )
-        if data["mechanism_scores"] != FORMAT:
-            raise ValueError(f"version {data['mechanism_scores']}")  # noqa: TRY301 - raised here to be reported below
+        version = data["mechanism_scores"]
+        if type(version) is int and version > FORMAT:
+            raise MechanismError(
+                f"has accepted scores of version {version}, and this release of pytest-mechanism reads version "
+                f"{FORMAT}: install the release that wrote them",
+                f"{path}:1",
+            )
+        if version != FORMAT:
+            raise ValueError(f"version {version}")  # noqa: TRY301 - raised here to be reported below
         scores: dict[str, dict[str, Any]] = data["scores"]
         for name, entry in scores.items():
             if not NAME.fullmatch(name):
@@ -98,15 +105,20 @@ def _check_entry(name: str, entry: Any) -> None:
     """
     if not isinstance(entry, dict) or not _is_score(entry.get("value")):
         raise ValueError(f"{name} has no finite value")
-    for key, kind in (("fingerprints", dict), ("definition", str), ("name", str)):
-        if not isinstance(entry.get(key), (kind, type(None))):
-            raise TypeError(f"{name}: {key} is {json.dumps(entry[key])[:60]}")
+    _check_types(name, entry, fingerprints=dict, definition=str, name=str, setting=dict)
+    _check_types(f"{name}: setting", entry.get("setting") or {}, versions=dict)
     members = entry.get("members", {})
     if not isinstance(members, dict) or not all(
         isinstance(pair, list) and len(pair) == 2 and all(map(_is_score, pair))
         for pair in members.values()
     ):
         raise TypeError(f"{name}: members is {json.dumps(members)[:60]}")
+
+
+def _check_types(where: str, fields: Mapping[str, Any], /, **kinds: type) -> None:
+    for key, kind in kinds.items():
+        if not isinstance(fields.get(key), (kind, type(None))):
+            raise TypeError(f"{where}: {key} is {json.dumps(fields[key])[:60]}")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

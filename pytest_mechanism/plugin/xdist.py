@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -42,16 +42,16 @@ def worker_name(report: object) -> str | None:
     return None if node is None else node_name(node)
 
 
-def send(config: pytest.Config, not_written: list[str], deselected: Sequence[str]) -> None:
+def send(config: pytest.Config, not_written: list[str], deselected: Mapping[str, bool]) -> None:
     """Tell the controller at the end of a worker.
 
     Args:
         config: of the worker.
         not_written: what went wrong with accepted scores.
-        deselected: node ids of claims.
+        deselected: see `Outcomes`.
     """
     output: dict[str, Any] = vars(config)["workeroutput"]
-    output |= {NOT_WRITTEN: not_written, DESELECTED: list(deselected)}
+    output |= {NOT_WRITTEN: not_written, DESELECTED: dict(deselected)}
 
 
 class Controller:
@@ -112,7 +112,7 @@ class Controller:
         """Take over what a worker says at its end; one that died lost its scores."""
         output = getattr(node, "workeroutput", None) or {}
         self.errors += output.get(NOT_WRITTEN, [])
-        self.outcomes.deselected |= dict.fromkeys(output.get(DESELECTED, []))
+        self.outcomes.deselected |= output.get(DESELECTED, {})
         if error and NOT_WRITTEN not in output and self.session.paired:
             cause = one_line(str(error).strip().splitlines()[-1])
             self.outcomes.reasons.append(

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from pytest_mechanism.causes import BROKEN, Cause
 from pytest_mechanism.claims.base import REFERENCE
-from pytest_mechanism.report.next_steps import next_steps
+from pytest_mechanism.report.next_steps import ACCURACY, BEHAVIOUR, next_steps
 from pytest_mechanism.report.paragraphs import first_sentence
 from pytest_mechanism.report.rows import BASELINE_CAUSES, UNACCEPTED
 from pytest_mechanism.report.run_report import (
@@ -53,9 +53,6 @@ from pytest_mechanism.report.wording import (
 )
 
 CANDIDATE = "ft"
-ACCURACY = ("accuracy", "coverage", "equivalent")
-"""Claim kinds about the task alone."""
-
 MOST_SENTENCES = 3
 """Of a conclusion."""
 
@@ -186,19 +183,20 @@ def without_reds(
         sentences.append(
             f"{new} of {len(judged)} scores had no baseline to be compared with: --snapshot-update accepts them."
         )
-    if unseen := not_looked_at(len(report.claims) - len(judged), len(report.deselected)):
+    if unseen := not_looked_at(report, len(report.claims) - len(judged)):
         sentences.append(unseen)
     return "holds", sentences
 
 
-def not_looked_at(skipped: int, deselected: int) -> str:
+def not_looked_at(report: RunReport, skipped: int) -> str:
     """The sentence about claims that the run did not look at; empty where there are none."""
-    by_options = "left out (by options such as -k, or a hook)"
-    if not deselected:
+    left_out = len(report.deselected)
+    if not left_out:
         return f"{claims(skipped)} {were(skipped)} skipped." if skipped else ""
+    by = " and ".join(report.left_out_by or ("an option or a hook",))
     if not skipped:
-        return f"{claims(deselected)} {were(deselected)} {by_options}."
-    return f"{claims(skipped)} {were(skipped)} skipped, and {deselected} {by_options}."
+        return f"{by[0].upper()}{by[1:]} left out {claims(left_out)}."
+    return f"{claims(skipped)} {were(skipped)} skipped, and {by} left out {left_out}."
 
 
 # -- something red
@@ -305,10 +303,6 @@ def doubtful_words(reds: Sequence[ClaimResult]) -> list[str]:
     undecided = [r for r in reds if r.kind == "coverage" and r.verdict == "inconclusive"]
     found = [WORST_WORDS.search(result.reason) for result in undecided]
     return [f"Look first at {match[1]}, too few rows to be sure." for match in found if match][:1]
-
-
-BEHAVIOUR = 11
-"""The largest `ClaimResult.order` of claims about what a model says, not about its parts."""
 
 
 def accuracy_is_fine(report: RunReport) -> str | None:

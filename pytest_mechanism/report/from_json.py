@@ -1,13 +1,17 @@
 """From plain data back to the report of a run: what a worker sends, and what a result file holds.
 
-A result file lacks the name of the circuit in its notes, and everything that `json_file` does not write.
+A result file lacks the name of the circuit in its notes, and everything that `json_file` does not write. One of another
+release may have fields that this one does not know, which are left out, or lack fields that were added later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 from pytest_mechanism import registry
 from pytest_mechanism.causes import Cause
@@ -15,26 +19,18 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import read_json
 from pytest_mechanism.report.conclusion import concluded
 from pytest_mechanism.report.result import order_of_kind, printable
-from pytest_mechanism.report.run_report import (
-    CheckpointEntry,
-    ClaimResult,
-    Conclusion,
-    ConclusionState,
-    Note,
-    Row,
-    RunReport,
-)
-from pytest_mechanism.types import (
-    Control,
-    Evidence,
-    Example,
-    Located,
-    MemberChange,
-    Score,
-    Setting,
-)
+from pytest_mechanism.report.run_report import ClaimResult, ConclusionState, RunReport
+from pytest_mechanism.types import DEFAULT_CAUSE
 
 MOST_BYTES = 200_000_000
+
+FIELDS = (
+    *("pair", "claims", "not_run", "deselected", "reasons"),
+    *("checkpoints_loaded", "measurements", "exit_code"),
+)
+"""Of a result file, which every release writes; ``versions`` is read apart."""
+
+ADDED_LATER = ("ran_on", "finished", "conclusion")
 
 
 def read_report(path: Path) -> tuple[RunReport, dict[str, str]]:
@@ -49,95 +45,77 @@ def read_report(path: Path) -> tuple[RunReport, dict[str, str]]:
         data = read_json(path, MOST_BYTES)
     except FileNotFoundError:
         raise MechanismError(f"{path}: no such file") from None
-    if not isinstance(data, dict) or data.get("mechanism_json") != FORMAT:
+    version = data.get("mechanism_json") if isinstance(data, dict) else None
+    if type(version) is int and version > FORMAT:
+        raise MechanismError(
+            f"{path} is a result file of version {version}, and this release of pytest-mechanism reads version "
+            f"{FORMAT}: install the release that wrote it"
+        )
+    if version != FORMAT:
         raise MechanismError(
             f"{path} is no result file of --mechanism-json (its first key is 'mechanism_json': {FORMAT})"
         )
     try:
-        return report_from(data), {str(k): str(v) for k, v in data["versions"].items()}
+        versions = {str(name): str(version) for name, version in data["versions"].items()}
+        return report_from(data), printable(versions)
+    except ValidationError as problem:
+        first = problem.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        said = f"{place}: {first['msg']}"
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
-        raise MechanismError(
-            f"{path} is a damaged result file ({type(problem).__name__}: {problem}); run the gate again"
-        ) from None
+        said = f"{type(problem).__name__}: {problem}"
+    raise MechanismError(f"{path} is a damaged result file ({said}); run the gate again")
 
 
 def report_from(data: Mapping[str, Any]) -> RunReport:
-    """The report of a run from the content of its result file."""
-    report: RunReport = printable(
-        RunReport(
-            checkpoints={role: CheckpointEntry(**entry) for role, entry in data["pair"].items()},
-            claims=tuple(result_from(claim) for claim in data["claims"]),
-            not_run=tuple(data["not_run"]),
-            deselected=tuple(data["deselected"]),
-            reasons=tuple(data["reasons"]),
-            checkpoints_loaded=int(data["checkpoints_loaded"]),
-            measurements=dict(data["measurements"]),
-            ran_on=tuple(data.get("ran_on", ())),
-            exit_code=int(data["exit_code"]),
-            conclusion=_conclusion(data.get("conclusion")),
-            finished=str(data.get("finished", "")),
-        )
+    """The report of a run from the content of its result file.
+
+    Raises:
+        KeyError, TypeError, AttributeError, ValidationError: it is damaged.
+    """
+    known = {name: data[name] for name in FIELDS} | {k: data[k] for k in ADDED_LATER if k in data}
+    report: RunReport = adapter(RunReport).validate_python(
+        known
+        | {
+            "checkpoints": known.pop("pair"),
+            "claims": [of_any_release(claim) for claim in known["claims"]],
+            "conclusion": _conclusion(data.get("conclusion")),
+        }
     )
-    return concluded(report)
+    return concluded(printable(report))
 
 
 def result_from(data: Mapping[str, Any]) -> ClaimResult:
     """A result from its plain data."""
-    return ClaimResult(
-        **{
-            **data,
-            "models": tuple(data["models"]),
-            "cause": _cause(data),
-            "interval": _interval(data),
-            "control": _control(data),
-            "rows": tuple(
-                Row(**row | {"cause": _cause(row), "interval": _interval(row)})
-                for row in data["rows"]
-            ),
-            "scores": tuple(
-                Score(
-                    **score
-                    | {
-                        "interval": _interval(score),
-                        "setting": score["setting"] and Setting(**score["setting"]),
-                        "control": _control(score),
-                    }
-                )
-                for score in data["scores"]
-            ),
-            "notes": tuple(
-                Note(note) if isinstance(note, str) else Note(**note) for note in data["notes"]
-            ),
-            "located": _located(data.get("located")),
-            "yaml": tuple(data.get("yaml", ())),
-            "groups": tuple(data.get("groups", ())),
-            "order": data["order"] if "order" in data else _order(data["kind"]),
-            "evidence": _evidence(data.get("evidence")),
-        }
+    result: ClaimResult = adapter(ClaimResult).validate_python(of_any_release(data))
+    return result
+
+
+@cache
+def adapter(kind: type) -> TypeAdapter[Any]:
+    """Reads a class of the report from plain data; building one compiles a schema."""
+    return TypeAdapter(kind)
+
+
+def of_any_release(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim's plain data as this release writes it."""
+    return {
+        **data,
+        "cause": _cause(data),
+        "rows": [{**row, "cause": _cause(row)} for row in data["rows"]],
+        "notes": [{"text": note} if isinstance(note, str) else note for note in data["notes"]],
+        "order": data["order"] if "order" in data else _order(data["kind"]),
+    }
+
+
+def _cause(data: Mapping[str, Any]) -> str | None:
+    """The cause of a red verdict; the most general one in place of a cause that a later release added."""
+    cause = data["cause"]
+    return (
+        DEFAULT_CAUSE.get(data["verdict"], Cause.UNDECIDED)
+        if isinstance(cause, str) and cause not in [*Cause]
+        else cause
     )
-
-
-def _cause(data: Mapping[str, Any]) -> Cause | None:
-    return None if data["cause"] is None else Cause(data["cause"])
-
-
-def _interval(data: Mapping[str, Any]) -> tuple[float, float] | None:
-    return None if data["interval"] is None else (data["interval"][0], data["interval"][1])
-
-
-def _located(data: Mapping[str, Any] | None) -> Located | None:
-    if data is None:
-        return None
-    members = [MemberChange(**m | {"interval": tuple(m["interval"])}) for m in data["members"]]
-    named = (tuple(data.get(key, ())) for key in ("edited", "restored"))
-    return Located(tuple(data["lines"]), tuple(members), data["seconds"], *named)
-
-
-def _evidence(data: Mapping[str, Any] | None) -> Evidence | None:
-    if data is None:
-        return None
-    examples = tuple(Example(**example) for example in data["examples"])
-    return Evidence(data["what"], data["measured"], examples)
 
 
 def _order(kind: str) -> int:
@@ -146,15 +124,7 @@ def _order(kind: str) -> int:
     return order_of_kind(kind, known is None or known.needs_groups)
 
 
-def _conclusion(data: Mapping[str, Any] | None) -> Conclusion | None:
+def _conclusion(data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """None, so that it is made again, in a result file of an earlier version, and where a later version knows
     another state."""
-    if data is None or data["state"] not in get_args(ConclusionState):
-        return None
-    texts = {name: tuple(data[name]) for name in ("sentences", "next_steps", "reds", "warnings")}
-    return Conclusion(data["state"], **texts)
-
-
-def _control(data: Mapping[str, Any]) -> Control | None:
-    control = data["control"]
-    return None if control is None else Control(**control | {"interval": _interval(control)})
+    return None if data is None or data["state"] not in get_args(ConclusionState) else data

@@ -163,7 +163,8 @@ class RunReport:
         checkpoints: role -> checkpoint; empty without a pair, and if nothing was judged or written.
         claims: the last result of each claim.
         not_run: node ids of selected claims without a result.
-        deselected: node ids that options took out.
+        deselected: node ids of claims that options or hooks left out.
+        left_out_by: these options and hooks; empty where a result file does not say.
         reasons: sentences that make the run red although no claim is.
         errors: sentences about misuse and about output that is lost; they set the exit code to 4.
         warnings: sentences about reports that could not be written and were not required.
@@ -179,6 +180,7 @@ class RunReport:
     claims: tuple[ClaimResult, ...] = ()
     not_run: tuple[str, ...] = ()
     deselected: tuple[str, ...] = ()
+    left_out_by: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -142,6 +142,22 @@ def test_rows_are_written_once_for_a_spec(tmp_path: Path, monkeypatch: pytest.Mo
     assert written.count("rows") == 3
 
 
+def test_where_no_measurement_can_be_kept_doctor_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As in a read-only folder, where the gate has the same line. With a store that pytest is given, all is well."""
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / ".pytest_cache").touch()
+    monkeypatch.chdir(tmp_path)
+    codes = [main(["doctor", "--model", "zoo:ft", *more]) for more in ((), ("--store", "store"))]
+    out = capsys.readouterr().out.splitlines()
+    assert codes == [1, 0]
+    assert out[0].startswith("the gate CANNOT RUN in this folder: pytest's cache, in which")
+    assert out[0].endswith("choose another folder with --mechanism-store, or --mechanism-no-store")
+    assert out[1].startswith("base: ft, ")
+    assert out[1:3] == out[-3:-1]
+
+
 def test_without_a_spec_the_checkpoints_are_described(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ from evaluators import open_evaluator
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands import solving
-from pytest_mechanism.commands.solving import solving_lines
+from pytest_mechanism.commands.solving import is_about_answers, solving_lines
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
@@ -41,6 +41,27 @@ def test_a_model_that_does_the_task_is_one_line(tmp_path: Path) -> None:
     assert line.startswith("  task counting: accuracy 1.000 [")
     assert "] on 48 rows (chance 0." in line
     assert "at chance" not in line
+
+
+@pytest.mark.parametrize(
+    ("claim", "models", "tried"),
+    [
+        ("same: {kind: equivalent, margin: 0.05}", ["--model-pair", "a=zoo:ft,b=zoo:ft"], True),
+        ("same: {kind: equivalent, margin: 0.05}", ["--model", "zoo:ft"], False),
+        ("words: {kind: coverage, on: base, at_least: 0.5}", ["--model", "zoo:ft"], True),
+        ("text: {kind: same_text, text: a.txt, at_most: 0.1}", ["--model", "zoo:ft"], False),
+    ],
+)
+def test_claims_about_answers_are_tried_without_groups(
+    tmp_path: Path, claim: str, models: list[str], tried: bool
+) -> None:
+    """Not those of other kinds, nor those that lack a model, whose own line says so."""
+    spec = tmp_path / "x.yaml"
+    (tmp_path / "a.txt").write_text("".join(f"the box has {i} apples\n" for i in range(99)))
+    task = "{family: entity_tracking, rows: 100}"
+    spec.write_text(f"mechanism: 1\ncircuit: x\ntask: {task}\nclaims:\n  {claim}\n")
+    evaluator = open_evaluator(*models, "--store", tmp_path / "store")
+    assert is_about_answers(evaluator, load(spec), "base") == tried
 
 
 @pytest.mark.parametrize(("family", "tried"), [("induction", 2), ("ioi", 1), ("greater_than", 1)])

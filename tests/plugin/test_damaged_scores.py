@@ -34,6 +34,9 @@ DAMAGED = {
     "null": (file('"a.b": null'), "a.b has no finite value"),
     "a list": (file('"a.b": [1]'), "a.b has no finite value"),
     "fingerprints": (file('"a.b": {"value": 1, "fingerprints": [1]}'), "a.b: fingerprints is"),
+    "a setting": (file('"a.b": {"value": 1, "setting": 5}'), "a.b: setting is 5"),
+    "versions": (file('"a.b": {"value": 1, "setting": {"versions": "2.1"}}'), "versions is"),
+    "no version": (file("").replace(": 1", ": null"), "(version None)"),
     "definition": (file('"a.b": {"value": 1, "definition": 7}'), "a.b: definition is 7"),
     "a name": (file(f'"a": {ENTRY}'), "'a' is not CLAIM.ROLE"),
     "not UTF-8": (b'{"mechanism_scores": 1, "scores": {}, "x": "\xe9"}', "not UTF-8"),
@@ -55,6 +58,15 @@ def test_a_damaged_file_is_one_line(tmp_path, name):
     assert text.startswith(f"{path}:1: is not a valid file of accepted scores (")
     assert says in text
     assert text.isprintable()
+
+
+def test_a_file_of_a_later_release_is_not_damaged(tmp_path):
+    """Whoever deletes it on our advice loses accepted scores."""
+    path = tmp_path / "x.json"
+    path.write_text(file(f'"a.b": {ENTRY}').replace(": 1", ": 2", 1))
+    with pytest.raises(MechanismError, match=r"version 2, .* install the release") as problem:
+        read_scores(path)
+    assert "delete" not in str(problem.value)
 
 
 def test_what_is_no_file_is_one_line_at_once(tmp_path):

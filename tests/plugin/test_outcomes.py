@@ -195,13 +195,17 @@ def test_claims_behind_the_first_red_one_are_listed(two, option):
 
 
 def test_deselected_claims_are_listed(two):
-    """By --deselect, -k and -m; here and in workers."""
+    """By --deselect, -k and -m; here and in workers. The conclusion names the options that were used."""
     two.values(second=0.9)
     outcome, content = result(two, "--deselect", "circuit.yaml::second", "-k", "not nothing")
     assert content["deselected"] == ["circuit.yaml::second::base", "circuit.yaml::second::ft"]
     assert (outcome.ret, content["not_run"]) == (OK, [])
 
+    said = content["conclusion"]["sentences"][-1]
+    assert said == "-k and --deselect left out 2 claims."
+
     outcome, content = result(two, "-m", "role(name='ft')", run=two.run_on_a_worker)
+    assert content["conclusion"]["sentences"][-1] == "-m left out 2 claims."
     assert sorted(content["deselected"]) == [
         "circuit.yaml::first::base",
         "circuit.yaml::second::base",
@@ -218,7 +222,8 @@ def test_a_claim_that_a_hook_takes_out_without_a_word_is_listed(two):
     outcome, content = result(two)
 
     assert content["deselected"] == ["circuit.yaml::second::base", "circuit.yaml::second::ft"]
-    assert "2 claims were left out" in content["conclusion"]["sentences"][-1]
+    said = content["conclusion"]["sentences"][-1]
+    assert said == "A hook of this project left out 2 claims."
     assert outcome.ret == OK
 
 

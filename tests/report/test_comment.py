@@ -238,7 +238,7 @@ def test_a_comment_has_the_name_of_its_gate(tmp_path: Path, capsys: Any) -> None
     ("content", "problem"),
     [
         ("{", "result.json"),
-        ('{"mechanism_json": 99}', "is no result file"),
+        ('{"mechanism_json": 99}', "install the release that wrote it"),
         ('{"mechanism_json": 1}', "is a damaged result file"),
         ("[]", "is no result file"),
     ],

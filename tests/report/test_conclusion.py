@@ -203,13 +203,90 @@ def test_a_base_model_that_does_not_do_the_task() -> None:
 
 def test_a_spec_that_is_only_undecided_on_the_base_model() -> None:
     """Nothing says that it does not hold, and the reason says how many rows would decide."""
-    open_question = claim("solves", "base", "inconclusive", cause=Cause.REFERENCE_FAILS)
+    open_question = claim(
+        "solves", "base", "inconclusive", cause=Cause.REFERENCE_FAILS,
+        rows=(replace(ROW, verdict="inconclusive", low=0.95),),
+    )  # fmt: skip
     conclusion = conclude(report(open_question))
     assert conclusion.sentences == (
         "This spec is not shown to hold on your base model (solves undecided): no conclusion about the candidate.",
         "First, solves on base: 0.1 is low.",
     )
     assert conclusion.next_steps == (f"pytest {open_question.id} --model-pair base,ft -v",)
+
+
+EQUAL = claim("as_good", "pair", kind="equivalent", order=11)
+COMMAND = 1
+"""Of the words of a next step."""
+
+
+@pytest.mark.parametrize(
+    ("cause", "about_heads", "about_answers"),
+    [
+        (Cause.UNSETTLED, "show", None),
+        (Cause.NO_CONTROL, "show", None),
+        (Cause.CONTROL_AS_GOOD, "show", None),
+        (Cause.UNDECIDED, "show", None),
+        (Cause.MODEL_BROKEN, "show", None),
+        (Cause.NO_DIFFERENCE, "doctor", "doctor"),
+        (Cause.NOT_COMPARABLE, "compare", None),
+        (Cause.MODEL_MISSING, "doctor", "doctor"),
+        (Cause.REFERENCE_FAILS, "doctor", "doctor"),
+        (Cause.AT_CHANCE, "doctor", "doctor"),
+        (Cause.NOT_JUDGED, "doctor", "doctor"),
+    ],
+)
+def test_the_next_step_of_an_undecided_claim_follows_from_its_cause(
+    cause: Cause, about_heads: str, about_answers: str | None
+) -> None:
+    """`doctor` where a model may guess or is missing, `compare` where heads are elsewhere, else a picture, if there is
+    anything to draw."""
+    verdict = "error" if cause is Cause.NOT_JUDGED else "inconclusive"
+    steps = [
+        conclude(report(*SOLVES, replace(of, verdict=verdict, cause=cause))).next_steps[:-1]
+        for of in (replace(ENCODES, role="pair"), EQUAL)
+    ]
+    expected = [(name,) if name else () for name in (about_heads, about_answers)]
+    assert [tuple(step.split()[COMMAND] for step in found) for found in steps] == expected
+
+
+def test_curves_are_shown_where_there_are_any() -> None:
+    """A claim without groups whose kind draws some: the training that destroyed the copy, or brought something
+    back."""
+    revival = claim("back", kind="resists_revival", order=10)
+    for verdict, cause in (("inconclusive", Cause.MODEL_BROKEN), ("fail", Cause.REFUTED)):
+        conclusion = conclude(report(*SOLVES, replace(revival, verdict=verdict, cause=cause)))
+        assert conclusion.next_steps[0].split()[COMMAND] == "show"
+
+
+@pytest.mark.parametrize(
+    ("red", "step"),
+    [
+        (replace(ENCODES, role="base", verdict="inconclusive"), "doctor"),
+        (claim("words", "base", "fail", kind="coverage", order=10), "doctor"),
+        (replace(ENCODES, role="base", verdict="fail"), "discover"),
+        (claim("refuses", "base", "fail", kind="suppression_holds", order=10), None),
+    ],
+)
+def test_the_next_step_where_the_spec_does_not_fit_the_base_model(
+    red: ClaimResult, step: str | None
+) -> None:
+    """`doctor` where the model may guess, a search for heads where only they are other ones; no search in a spec
+    without groups."""
+    found = conclude(report(replace(red, cause=Cause.REFERENCE_FAILS))).next_steps[:-1]
+    assert [words.split()[COMMAND] for words in found] == [name for name in (step,) if name]
+
+
+@pytest.mark.parametrize(
+    ("red", "steps"), [(ENCODES, ["show"]), (EQUAL, []), (replace(ENCODES, cause=Cause.MOVED), [])]
+)
+def test_no_picture_explains_a_baseline_where_there_is_none_or_the_tool_changed(
+    red: ClaimResult, steps: list[str]
+) -> None:
+    """A picture of unchanged checkpoints says nothing, and a spec without groups has none."""
+    red = replace(red, verdict="fail", cause=red.cause or Cause.FELL_BEHIND)
+    found = conclude(report(*SOLVES, red)).next_steps[:-1]
+    assert [step.split()[COMMAND] for step in found] == steps
 
 
 def test_weights_that_changed_do_not_hide_what_broke() -> None:
@@ -341,12 +418,15 @@ def test_what_options_left_out_is_counted() -> None:
     """Otherwise a run of the last failures alone reads like one of all claims."""
     skipped = claim("b", verdict="skipped")
     left_out = ("c.yaml::holds::ft", "c.yaml::other::ft")
-    options = "left out (by options such as -k, or a hook)."
     last = [
-        conclude(report(*SOLVES, *more, deselected=left_out)).sentences[-1]
-        for more in ((), (skipped,))
+        conclude(report(*SOLVES, *more, deselected=left_out, left_out_by=by)).sentences[-1]
+        for more, by in (((), ("-k",)), ((skipped,), ("-k", "--lf")), ((), ()))
     ]
-    assert last == [f"2 claims were {options}", f"1 claim was skipped, and 2 {options}"]
+    assert last == [
+        "-k left out 2 claims.",
+        "1 claim was skipped, and -k and --lf left out 2.",
+        "An option or a hook left out 2 claims.",
+    ]
 
 
 def test_of_several_specs_a_claim_is_named_with_its_circuit() -> None:

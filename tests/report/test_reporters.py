@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,9 +169,64 @@ def test_a_result_file_read_back_is_the_report(tmp_path: Path) -> None:
     assert "torch" in versions
 
 
+def written(path: Path, change: Callable[[Any], None]) -> Path:
+    """A result file, with a change of its content."""
+    JsonFile(path / "r.json").write(concluded(run_report()))
+    data = json.loads((path / "r.json").read_text())
+    change(data)
+    (path / "r.json").write_text(json.dumps(data))
+    return path / "r.json"
+
+
+def test_fields_of_a_later_release_are_left_out(tmp_path: Path) -> None:
+    """Within version 1 of the format, fields may be added anywhere."""
+
+    def change(data: Any) -> None:
+        (claim,) = data["claims"]
+        for place in (
+            *(data, data["pair"]["base"], data["conclusion"], claim, claim["control"]),
+            *(claim["rows"][0], claim["scores"][0], claim["scores"][0]["control"]),
+        ):
+            place["added"] = {"later": 1}
+
+    expected, _ = read_report(written(tmp_path, lambda _: None))
+    assert read_report(written(tmp_path, change))[0] == expected
+
+
+def test_a_cause_of_a_later_release_is_the_most_general_one(tmp_path: Path) -> None:
+    """Its meaning is that of the file."""
+
+    def change(data: Any) -> None:
+        data["claims"][0] |= {"cause": "eclipsed", "meaning": "the moon", "verdict": "inconclusive"}
+        data["claims"][0]["rows"][0] |= {"cause": "eclipsed", "verdict": "fail"}
+
+    (claim,) = read_report(written(tmp_path, change))[0].claims
+    assert (claim.cause, claim.meaning) == (Cause.UNDECIDED, "the moon")
+    assert claim.rows[0].cause == Cause.REFUTED
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"score": "high"}, r"claims\.0\.score: Input should be a valid number"),
+        ({"role": None}, r"claims\.0\.role: Input should be a valid string"),
+        ({"interval": [1]}, r"claims\.0\.interval\.1: Field required"),
+        ({"score": 10**400}, r"claims\.0\.score: Input should be a valid number"),
+        ({"verdict": "perhaps"}, r"claims\.0\.verdict: Input should be 'pass'"),
+    ],
+)
+def test_a_damaged_field_is_named(tmp_path: Path, change: Any, said: str) -> None:
+    """In one line, before any report is made of it."""
+    path = written(tmp_path, lambda data: data["claims"][0].update(change))
+    with pytest.raises(MechanismError, match=f"is a damaged result file \\({said}") as problem:
+        read_report(path)
+    assert "\n" not in str(problem.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('{"mechanism_json": 2}', "is a result file of version 2, .* install the release"),
         ("{}", "is no result file"),
         ("[1]", "is no result file"),
         ('{"mechanism_json": 1}', "is a damaged result file"),
