@@ -194,7 +194,8 @@ def with_weights(
 ) -> Located | None:
     """What a reader has to know, with the weights: first if a few parts stand out, else last; without them where
     heads are in another order, because weights are compared head by head. Where they do not name one part, what grafts
-    say of the members comes before the sweep; it comes before a part that stands out from the next alone, too.
+    say of the members comes before the sweep, and before a part that stands out from the next alone; where they name no
+    member, it comes last.
 
     Args:
         found: the members that the sweep found.
@@ -211,10 +212,10 @@ def with_weights(
     one_part = weights.first and not weights.by_next and len(weights.edited) <= 1
     grafted = NO_GRAFTS if one_part else grafts()
     sweep = found.lines if found else ()
-    # grafts that name nobody come after the sweep
+    # grafts that name nobody come last: their best part is not sure
     told = [*grafted.lines, *sweep] if grafted.names else [*sweep, *grafted.lines]
     if weights.line:
-        place = len(told)
+        place = len(told) if grafted.names else len(sweep)
         if weights.first:
             place = len(grafted.lines) if weights.by_next and grafted.names else 0
         told.insert(place, weights.line)
