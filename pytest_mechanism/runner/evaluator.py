@@ -376,7 +376,7 @@ class ClaimEvaluator:
             return None
         if searched is not None:
             context = replace(context, groups=searched.groups)
-        if not locate.can_locate(context, claim, role, cause):
+        if not locate.can_locate(context, spec, claim, role, cause):
             return None
         to = locate.candidate(claim, role)
         context = locate.with_rows(context, spec, to)

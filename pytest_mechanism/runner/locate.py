@@ -1,8 +1,9 @@
 """Which heads and MLPs are behind a red claim: the profile of every member, in the reference model and the candidate.
 
 The same sweep as kind ``same_profile`` (`claims.profiles`), made only once a claim about a circuit is red, and once for
-each spec and candidate. A group that broke is shown by its members' effects before and now; work that moved by the
-members that do it now. What changed in the weights is in `runner.edited_weights`.
+each spec and candidate. Where a claim ``same_profile`` makes it anyway, a red claim about the task gets its lines, too. A
+group that broke is shown by its members' effects before and now; work that moved by the members that do it now. What
+changed in the weights is in `runner.edited_weights`.
 """
 
 from __future__ import annotations
@@ -65,9 +66,14 @@ def same_sizes(shapes: Mapping[str, Shape], to: str) -> bool:
     return (before.n_layers, before.n_heads) == (now.n_layers, now.n_heads)
 
 
-def can_locate(context: ClaimContext, claim: Claim, role: str, cause: Cause | None) -> bool:
-    """Whether a red claim is about heads of a circuit that both models have."""
-    if cause not in ABOUT_MEMBERS or not claim.needs_groups or not context.groups:
+def can_locate(
+    context: ClaimContext, spec: Spec, claim: Claim, role: str, cause: Cause | None
+) -> bool:
+    """Whether a red claim is about heads of a circuit that both models have; or about the task, where another claim of
+    the spec makes the sweep anyway."""
+    if cause not in ABOUT_MEMBERS or not context.groups:
+        return False
+    if not claim.needs_groups and not sweeps_anyway(spec, candidate(claim, role)):
         return False
     if role == REFERENCE or not same_sizes(context.shapes, candidate(claim, role)):
         return False
@@ -76,11 +82,18 @@ def can_locate(context: ClaimContext, claim: Claim, role: str, cause: Cause | No
     )
 
 
+def sweeps_anyway(spec: Spec, to: str) -> bool:
+    """Whether a claim of a spec measures every member of the reference model and of another."""
+    return any(
+        isinstance(claim, SameProfile) and (claim.source, claim.to) == (REFERENCE, to)
+        for claim in spec.claims.values()
+    )
+
+
 def with_rows(context: ClaimContext, spec: Spec, to: str) -> ClaimContext:
     """The context of the sweep: on the rows of a claim that makes it anyway, else on fewer."""
-    for claim in spec.claims.values():
-        if isinstance(claim, SameProfile) and (claim.source, claim.to) == (REFERENCE, to):
-            return context
+    if sweeps_anyway(spec, to):
+        return context
     rows = rows_within(context.shapes[REFERENCE], len(context.groups))
     return replace(context, sweep_rows=min(context.rows, rows))
 

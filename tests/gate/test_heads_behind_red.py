@@ -29,6 +29,7 @@ found_on: base
 claims:
   heard: {kind: path, on: ft, group: pos_transmitter, drops_at_least: 0.5}
   same:  {kind: same_profile, margin: 0.25}
+  solves: {kind: accuracy, on: ft, at_least: 0.999}
   again: {kind: same_profile, from: ft, to: other, margin: 0.05}
 """
 
@@ -107,6 +108,9 @@ def test_a_red_claim_names_who_fell_silent_and_who_took_over(judge: Judge) -> No
     assert found.lines[1].startswith("head 2.1 (in no group) took over towards q of")
     verdict, _ = judge("same", "zoo:ft_rerouted")
     assert (verdict.status, found.lines[0].split(":")[0] in verdict.reason) == ("fail", True)
+    _, of_task = judge("solves", "zoo:ft_rerouted")  # the spec makes the sweep anyway
+    assert of_task is not None
+    assert of_task.lines[:2] == found.lines[:2]
 
 
 @pytest.mark.slow
