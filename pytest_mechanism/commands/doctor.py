@@ -3,7 +3,8 @@ it take, and how much memory?
 
 The command loads each checkpoint as the gate would, one at a time and with all self-checks, runs a few
 rows on it (`trial`), tries whether it does the tasks better than chance (`solving`), and asks every
-claim of the specs what it needs. It judges and stores nothing. What it found goes to standard output; what
+claim of the specs what it needs. It judges nothing, and stores nothing but that the checks passed, so that the
+gate need not repeat them. What it found goes to standard output; what
 it is about to do, which may take minutes for a large checkpoint, goes to standard error.
 """
 
