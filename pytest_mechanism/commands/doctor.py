@@ -185,7 +185,10 @@ def checkpoint_lines(
             engine = runner.options.engine
             if context.fallback_reason is not None:
                 engine = f"reference engine ({context.fallback_reason})"
-            yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {engine}"
+            passes = "passed its self-checks before"
+            if not runner.checkpoint.recalled:
+                passes = "passes its self-checks"
+            yield f"  loads in {seconds:.1f} s and {passes}; engine: {engine}"
             if context.model.unmerged:
                 yield f"  the adapter runs beside its base, not merged: {context.model.unmerged}"
             steps.step(f"time a few rows on {reference.label}")

@@ -48,6 +48,7 @@ class ResidentCheckpoint:
         loaded: number of checkpoints loaded so far.
         loading: seconds that this took, with the self-checks.
         kept: self-checks of earlier processes; None where nothing is kept.
+        recalled: whether the checkpoint in memory passed its self-checks earlier, so that they were not repeated.
         unusable: role -> why its checkpoint cannot be used. Each is tried once.
     """
 
@@ -59,6 +60,7 @@ class ResidentCheckpoint:
     loaded: int = 0
     loading: float = 0.0
     kept: KeptChecks | None = None
+    recalled: bool = False
     unusable: dict[str, MechanismError] = field(default_factory=dict)
     _encoders: dict[str, Encoder] = field(default_factory=dict)
     _checked: dict[tuple[str, tuple[str, ...]], Known] = field(default_factory=dict)
@@ -139,6 +141,7 @@ class ResidentCheckpoint:
             known = self._checked.get(key)
             if known is None and self.kept is not None:
                 known = self.kept.get(entry)
+            self.recalled = known is not None
             self._context = resolve("pytest_mechanism.methods.context:make_context")(
                 model, task, vocabulary, self.options, self.progress, rows, known
             )
