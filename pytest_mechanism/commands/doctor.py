@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 CANNOT_RUN = 1
 """Exit code: a checkpoint or a claim cannot run."""
 
+SELF_CHECKED = {False: "passes its self-checks", True: "passed its self-checks before"}
+"""Whether the checks of a checkpoint were recalled from the store -> what became of them."""
+
 STEPS = 4
 """Steps of the work on a checkpoint: read, load, time, ask."""
 
@@ -185,10 +188,8 @@ def checkpoint_lines(
             engine = runner.options.engine
             if context.fallback_reason is not None:
                 engine = f"reference engine ({context.fallback_reason})"
-            passes = "passed its self-checks before"
-            if not runner.checkpoint.recalled:
-                passes = "passes its self-checks"
-            yield f"  loads in {seconds:.1f} s and {passes}; engine: {engine}"
+            checked = SELF_CHECKED[runner.checkpoint.recalled]
+            yield f"  loads in {seconds:.1f} s and {checked}; engine: {engine}"
             if context.model.unmerged:
                 yield f"  the adapter runs beside its base, not merged: {context.model.unmerged}"
             steps.step(f"time a few rows on {reference.label}")
