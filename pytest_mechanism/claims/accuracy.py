@@ -22,7 +22,7 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Margin
+from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Margin, need_order
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import PAIRED, UPPER_BOUND
@@ -56,6 +56,7 @@ class Accuracy(PerRoleClaim):
     def check_thresholds(self) -> Accuracy:
         if self.at_least is None and self.at_most is None and self.not_worse_than is None:
             raise ValueError("needs one of at_least, at_most, not_worse_than")
+        need_order(at_least=self.at_least, at_most=self.at_most)
         if (self.not_worse_than is None) != (self.margin is None):
             raise ValueError("not_worse_than and margin go together")
         if self.not_worse_than in self.roles():

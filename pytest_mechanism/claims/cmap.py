@@ -46,7 +46,7 @@ from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.recovered import Asked, Exchanged, judge_recovered
 from pytest_mechanism.claims.scoring import Of, performance
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
+from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost, need_one
 from pytest_mechanism.measurements.cmap import (
     ActivationDonation,
     CodeResult,
@@ -109,8 +109,7 @@ class Cmap(Masked):
 
     @model_validator(mode="after")
     def check_thresholds(self) -> Cmap:
-        if (self.recovers_at_least is None) == (self.recovers_at_most is None):
-            raise ValueError("needs one of recovers_at_least, recovers_at_most")
+        need_one(recovers_at_least=self.recovers_at_least, recovers_at_most=self.recovers_at_most)
         if self.donor == self.recipient:
             raise ValueError("donor and recipient must be two roles")
         self.check_mask()

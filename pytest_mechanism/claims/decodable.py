@@ -29,6 +29,7 @@ from pytest_mechanism.fields.thresholds import (
     Penalty,
     RecoversAtLeast,
     RecoversAtMost,
+    need_order,
 )
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
@@ -87,9 +88,7 @@ class Decodable(PerRoleClaim):
     def check_thresholds(self) -> Decodable:
         if self.at_least is None and not self.shared:
             raise ValueError("needs one of at_least, share_at_least, share_at_most")
-        low, high = verdicts.bounds(self.share_at_least, self.share_at_most)
-        if low > high:
-            raise ValueError("share_at_least is above share_at_most")
+        need_order(share_at_least=self.share_at_least, share_at_most=self.share_at_most)
         if self.control == self.pretrained:
             raise ValueError("control and pretrained must be two roles")
         if self.shared and (itself := {self.control, self.pretrained} & {*self.roles()}):

@@ -50,7 +50,7 @@ from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.random_parts import layers_with_effect, random_parts
 from pytest_mechanism.claims.scoring import above_chance, guesses, score
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
+from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost, need_one
 from pytest_mechanism.measurements.dcm import MaskResult
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.measurement import Measurement
@@ -101,8 +101,7 @@ class Encodes(Masked, PerRoleClaim):
 
     @model_validator(mode="after")
     def check_thresholds(self) -> Encodes:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("needs one of at_least, at_most")
+        need_one(at_least=self.at_least, at_most=self.at_most)
         self.check_mask()
         return self
 

@@ -29,7 +29,7 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.groups import At
-from pytest_mechanism.fields.thresholds import Cost, Margin
+from pytest_mechanism.fields.thresholds import Cost, Margin, need_one
 from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
@@ -68,8 +68,7 @@ class Knockout(PerRoleClaim):
 
     @model_validator(mode="after")
     def check_thresholds(self) -> Knockout:
-        if (self.drops_at_least is None) == (self.drops_at_most is None):
-            raise ValueError("needs one of drops_at_least, drops_at_most")
+        need_one(drops_at_least=self.drops_at_least, drops_at_most=self.drops_at_most)
         return self
 
     def references(self) -> tuple[Reference, ...]:

@@ -16,8 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pytest_mechanism.checkpoints.fingerprint import of_reference
-from pytest_mechanism.checkpoints.reference import Reference, default_label, parse_reference
+from pytest_mechanism.checkpoints.reference import Reference, labelled, parse_reference
 from pytest_mechanism.commands.config import add_config_options, config_arguments, read_config
 from pytest_mechanism.commands.gates import Finished, Gate, Gates, last_line
 from pytest_mechanism.commands.output import INTERRUPTED, say
@@ -105,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not typed:
         raise MechanismError("no candidate: add --candidates REF ... or --candidates-from FILE")
     config = read_config(arguments, arguments.specs)
-    read_specs(arguments.specs, config)
+    specs = resolved_specs(arguments.specs, config)
     session = make_session(config, arguments.base)
     base = session.references["base"]
     labels = labels_of(typed, base.label)
@@ -160,8 +162,9 @@ def run(arguments: argparse.Namespace) -> int:
     for number, finished in enumerate(runs.run(gates), 1):
         label = finished.gate.label
         found[label] = judged(
-            found[label], finished, files / f"{label}.json", runs.interrupted, mark.model
-        )
+            found[label], finished, files / f"{label}.json", runs.interrupted, mark.model,
+            unchanged(specs, arguments.specs, config),
+        )  # fmt: skip
         took = duration_text(finished.seconds)
         outcome = found[label].outcome
         say(f"[{number}/{len(gates)}] {label}: {outcome}, {took}", err=True, flush=True)
@@ -240,9 +243,7 @@ def labels_of(typed: Sequence[str], base: str) -> dict[str, str]:
     """
     labels: dict[str, str] = {}
     for text in typed:
-        label, equals, rest = text.partition("=")
-        reference = (rest if equals else text).strip()
-        label = label.strip() if equals else default_label(reference)
+        label, reference = labelled(text)
         if RANGE.match(reference):
             raise BadReference(
                 f"{reference}: a range of revisions needs the hub's history; name each revision, as in "
@@ -288,10 +289,41 @@ def announce(found: dict[str, Candidate]) -> None:
         say(f"{names} {verb} the same files as {label} and will take its measurements")
 
 
+def resolved_specs(paths: Sequence[Path], config: pytest.Config) -> list[dict[str, Any]]:
+    """The specs as data, with the hashes of the files that they name.
+
+    Raises:
+        MechanismError: a path or a spec is wrong.
+    """
+    return [spec.resolved() for spec in read_specs(paths, config)]
+
+
+def unchanged(specs: list[dict[str, Any]], paths: Sequence[Path], config: pytest.Config) -> bool:
+    """Whether the specs are still these."""
+    try:
+        return resolved_specs(paths, config) == specs
+    except MechanismError:
+        return False
+
+
 def judged(
-    candidate: Candidate, finished: Finished, path: Path, interrupted: bool, base: str
+    candidate: Candidate,
+    finished: Finished,
+    path: Path,
+    interrupted: bool,
+    base: str,
+    same_specs: bool,
 ) -> Candidate:
-    """The candidate after its gate; ``base`` is the base's fingerprint when the sweep began."""
+    """The candidate after its gate.
+
+    Args:
+        candidate: what was known before.
+        finished: its gate.
+        path: of its result file.
+        interrupted: whether Ctrl-C ended the sweep early.
+        base: the base's fingerprint when the sweep began.
+        same_specs: whether the specs are those with which the sweep began.
+    """
     result: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         result = json.loads(path.read_bytes())
@@ -300,6 +332,8 @@ def judged(
         outcome, reason = "not run", candidate.reason
     elif changed := changed_role(result, {"base": base, "ft": candidate.fingerprint}):
         outcome, reason = "error", f"the files of {changed} changed during the sweep"
+    elif not same_specs:
+        outcome, reason = "error", "a spec changed during the sweep, so its claims may be others"
     elif not result:
         reason = f"{reason}: {last_line(finished.gate.log)}; its output is in {finished.gate.log}"
     return Candidate(

@@ -45,6 +45,27 @@ class Within:
         return number | {"minimum": self.low, "maximum": self.high, "description": self.because}
 
 
+def need_one(**given: float | None) -> None:
+    """Check that a claim has one of several thresholds, and not two.
+
+    Raises:
+        ValueError: it has none, or several.
+    """
+    if (count := sum(value is not None for value in given.values())) != 1:
+        raise ValueError(f"{'takes only' if count else 'needs'} one of {', '.join(given)}")
+
+
+def need_order(**given: float | None) -> None:
+    """Check that two bounds leave something between them; either may be missing.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    (low_name, low), (high_name, high) = given.items()
+    if low is not None and high is not None and low >= high:
+        raise ValueError(f"{low_name} ({low:g}) must be below {high_name} ({high:g})")
+
+
 def refuse_bool(value: Any) -> Any:
     """YAML's ``true`` is no number, although Python counts it as 1."""
     if isinstance(value, bool):

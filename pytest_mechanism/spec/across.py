@@ -17,6 +17,7 @@ from pytest_mechanism.spec.members import (
     in_groups_of,
     named_twice,
     split_twice,
+    unread,
     via_problem,
 )
 from pytest_mechanism.spec.spec import Spec
@@ -36,7 +37,7 @@ def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
         yield from in_group(name, group, spec, groups)
     yield from named_twice(spec, written["groups"] if spec.groups else {})
     yield from split_twice(spec)
-    yield from circles(spec.groups)
+    yield from [*circles(spec.groups)] or unread(spec.groups)
     for name, claim in spec.claims.items():
         yield from in_references(name, claim, spec.task, groups)
         yield from in_groups_of(name, claim, spec)

@@ -84,7 +84,7 @@ def is_wrong_kind(error: dict[str, Any], union: tuple[Any, ...]) -> bool:
 def message(error: dict[str, Any]) -> str:
     """Pydantic's message in our words."""
     text = str(error["msg"]).replace("Input should be", "must be")
-    text = text.replace("a valid tuple", "a list")
+    text = text.replace("a valid tuple", "a list").replace("a valid boolean", "true or false")
     return re.sub(
         r"(?:Tuple|List|Dictionary|Set|String|Value) should have (at \w+ \d+ \w+)(?: after validation)?"
         r"(?:, not \d+)?",
@@ -135,9 +135,18 @@ def explain(error: dict[str, Any], model: type[BaseModel], where: Place) -> tupl
 SHARE = re.compile(r"\s*([0-9]+(?:[.,][0-9]+)?)\s*(%?)\s*")
 
 
+YES_AND_NO = {
+    **dict.fromkeys(("true", "yes", "on", "1"), "true"),
+    **dict.fromkeys(("false", "no", "off", "0"), "false"),
+}
+"""Other spellings of truth values, those of YAML 1.1 among them."""
+
+
 def meant(value: Any, text: str) -> str:
     """What a number that is written as a percentage, with a comma or in quotes should be; empty where that is not
     known."""
+    if "true or false" in text and (truth := YES_AND_NO.get(str(value).lower())):
+        return f"; write {truth}"
     if "a valid number" not in text and "must lie between" not in text:
         return ""
     if isinstance(value, str) and (match := SHARE.fullmatch(value)):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.nodes import ATTENTION, EVERYWHERE, KINDS, kind_of, readers
+from pytest_mechanism.nodes import ATTENTION, EVERYWHERE, KINDS, kind_of, layers_before, readers
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import Place
 
@@ -44,6 +44,25 @@ def via_problem(name: str, reader: AnyGroup | None, via: str) -> str | None:
             f"position, {reader.at}; make a group of them"
         )
     return None
+
+
+def unread(groups: Mapping[str, AnyGroup]) -> Iterator[Problem]:
+    """Groups with named members of which none can reach those that read them: their effect is 0 in any model."""
+    for name, group in groups.items():
+        reader = groups.get(group.into.group) if group.into else None
+        if group.into is None or not isinstance(group, Group) or not isinstance(reader, Group):
+            continue
+        reading = readers(reader.placed(), group.into.via)
+        layers = [
+            (layer, layers_before(reading, kind_of(part))) for layer, part, _ in group.placed()
+        ]
+        if reading and all(layer >= end for layer, end in layers):
+            first, last = min(layers)[0], max(layer for layer, *_ in reading)
+            yield (
+                f"group {name}: all members are in layer {first} or later, and its reader {group.into.group} reads in "
+                f"layer {last} at the latest, which their output cannot reach",
+                ("groups", name, "into"),
+            )
 
 
 def named_twice(spec: Spec, written: Mapping[Any, Any]) -> Iterator[Problem]:

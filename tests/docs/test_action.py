@@ -147,6 +147,8 @@ with pathlib.Path("calls").open("a") as calls:
     calls.write(json.dumps(given) + "\\n")
 if "--paginate" in given:
     print(pathlib.Path("ids").read_text(), end="")
+elif given[:2] == ["api", "user"]:
+    sys.exit("who am I?")  # GitHub's answer to the token of a job
 """
 
 
@@ -163,6 +165,7 @@ def run_script(name: str, folder: Path, **environment: str) -> subprocess.Comple
         "PATH": os.pathsep.join(paths),
         "RESULTS": "out",
         "GITHUB_OUTPUT": "outputs",
+        "RUNNER_TEMP": str(folder),
         "NAME": "",
     }
     return subprocess.run(
@@ -192,9 +195,38 @@ def test_a_comment_replaces_the_one_of_an_earlier_push(
     place = {"GITHUB_REPOSITORY": "o/r", "PR": "5", "NAME": "circuits-base-ft"}
     done = run_script("Comment on the pull request", tmp_path, **place)
     assert done.returncode == 0, done.stderr
-    listed, written = map(json.loads, (tmp_path / "calls").read_text().splitlines())
+    _, listed, written = map(json.loads, (tmp_path / "calls").read_text().splitlines())
+    assert 'user.login == ""' in listed[-1]
     assert f'startswith("{marker("circuits-base-ft")}")' in listed[-1]
     assert written == ["api", "--silent", "--method", method, path, "-F", "body=@out/comment.md"]
+
+
+@pytest.mark.parametrize(
+    ("specs", "arguments", "given"),
+    [
+        ("a.yaml  b.yaml\n", "", ["a.yaml", "b.yaml"]),
+        ("'my specs/a.yaml'", "-q\n-m 'role(name=\"ft\")'", ["my specs/a.yaml", "-q", "-m", 'role(name="ft")']),
+        ("*.yaml", '-k "one or two" "$(touch x)" ;', ["*.yaml", "-k", "one or two", "$(touch x)", ";"]),
+    ],
+)  # fmt: skip
+def test_words_of_an_input(specs: str, arguments: str, given: list[str], tmp_path: Path) -> None:
+    """Quotes keep spaces, lines separate too, and nothing in them is run or expanded."""
+    (tmp_path / "bin").mkdir()
+    pretended = tmp_path / "bin" / "pytest"
+    pretended.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    pretended.chmod(0o755)
+    done = run_script("Test", tmp_path, SPECS=specs, ARGUMENTS=arguments)
+    assert done.returncode == 0, done.stderr
+    ours = ("--model-pair=", "--mechanism-json=", "--mechanism-report=")
+    assert [line for line in done.stdout.splitlines() if not line.startswith(ours)] == given
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_quote_that_does_not_end_is_red(tmp_path: Path) -> None:
+    """pytest is not run with half of the arguments."""
+    done = run_script("Test", tmp_path, ARGUMENTS="-k 'one")
+    assert (done.returncode, done.stdout) != (0, "")
+    assert "unmatched single quote" in done.stderr
 
 
 def test_a_run_without_a_result_has_a_comment_that_says_so(tmp_path: Path) -> None:

@@ -162,6 +162,9 @@ def test_a_run_that_is_told_to_end(two, end):
         assert number == signal.SIGTERM
 
 
+SAID = "pytest-mechanism: interrupted; finished measurements are kept\n"
+
+
 def test_a_command_that_is_interrupted(tmp_path, monkeypatch, capsys):
     """One line, and a shell's exit code for it."""
 
@@ -172,6 +175,22 @@ def test_a_command_that_is_interrupted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "read_specs", interrupted)
 
     assert cli.main(["doctor", "--model-pair", "zoo:base,zoo:ft"]) == cli.INTERRUPTED
-    assert (
-        capsys.readouterr().err == "pytest-mechanism: interrupted; finished measurements are kept\n"
-    )
+    assert capsys.readouterr().err == SAID
+
+
+def test_a_command_that_is_interrupted_at_its_start(monkeypatch, capsys):
+    """While its modules are imported: likewise, without a traceback."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "make_parser", interrupted)
+    assert cli.main(["doctor"]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == SAID
+
+
+def test_the_script_imports_no_command_before_it_can_be_interrupted():
+    """The commands import pytest and pydantic, which takes a second."""
+    text = "import sys, pytest_mechanism.cli; print({'pytest', 'pydantic'} & {*sys.modules})"
+    shown = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "set()"

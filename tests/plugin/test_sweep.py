@@ -33,6 +33,9 @@ def pytest_configure(config):
     pathlib.Path("values.json").write_text(json.dumps({"holds": {"base": 0.9, "ft": score}}))
     if "dies" in pair:
         os.kill(os.getpid(), 9)
+    if "edits" in pair:
+        spec = pathlib.Path("spec.yaml")
+        spec.write_text(spec.read_text().replace("rows: 20", "rows: 30"))
     if "hangs" in pair:
         pathlib.Path("hanging").touch()
         time.sleep(600)
@@ -127,6 +130,18 @@ def test_a_checkpoint_that_changed_during_a_sweep_is_noticed() -> None:
     pair = {"base": {"fingerprint": "b"}, "ft": {"fingerprint": "new"}}
     assert changed_role({"pair": pair}, {"base": "b", "ft": "old"}) == "ft"
     assert changed_role({"pair": pair}, {"base": "b", "ft": "new"}) is None
+
+
+def test_a_spec_that_changes_during_a_sweep_is_noticed(sweep, project):
+    """Candidates that other claims may have judged are errors; those before keep their outcome."""
+    for name in ("good", "edits", "later"):
+        project.checkpoint(name)
+
+    code, out, content = sweep("./good", "./edits", "./later")
+
+    assert code == 1, out.err
+    assert outcomes(content) == {"edits": "error", "later": "error", "good": "green"}
+    assert "a spec changed during the sweep" in content["candidates"][0]["reason"]
 
 
 def test_green_candidates_alone_give_exit_code_0(sweep, project):

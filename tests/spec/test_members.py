@@ -195,3 +195,28 @@ def test_path_patching_sends_from_one_position(loaded: Load) -> None:
         "x.yaml:5: claim a: group g names the MLP of layer 2 at everywhere, and path patching sends from "
         "the group's position, last; valid groups: h"
     )
+
+
+@pytest.mark.parametrize(
+    ("sender", "reader", "reached"),
+    [
+        ("heads: {2: [0]}", "{heads: {2: [1], 1: [0]}, at: last}, via: q", False),
+        ("heads: {2: [0], 1: [0]}", "{heads: {2: [1]}, at: last}, via: q", True),
+        ("heads: {2: [0]}", "{mlps: {2: last}, at: last}, via: input", True),
+        ("mlps: {2: last}", "{mlps: {2: last}, at: last}, via: input", False),
+        ("attention_outputs: {1: last}", "{heads: {2: [1]}, at: last}, via: v", True),
+        # of a group of both kinds, the MLP alone reads through `input`
+        ("heads: {2: [0]}", "{heads: {3: [1]}, mlps: {1: last}, at: last}, via: input", False),
+    ],
+)
+def test_a_reader_that_no_member_can_reach(
+    loaded: Load, sender: str, reader: str, reached: bool
+) -> None:
+    """A path to it has no effect in any model, so `lint` says so. One member that reaches it is enough."""
+    read, via = reader.rsplit(", ", 1)
+    groups = f"{{r: {read}, s: {{{sender}, at: last, into: {{group: r, {via}}}}}}}"
+    if reached:
+        assert loaded(groups).groups["s"].into is not None
+        return
+    with pytest.raises(SpecErrors, match="which their output cannot reach"):
+        loaded(groups)

@@ -456,3 +456,23 @@ def test_a_label_is_no_role(complaints) -> None:
     applies["roles"] = ["released"]
     assert complaints(BOXES, "accuracy", claim, applies_to=applies) == []
     assert complaints(BOXES, "accuracy", claim) == []
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ("{kind: accuracy, at_least: 0.9, at_most: 0.2}", r"at_least \(0.9\) must be below at_most"),
+        ("{kind: knockout, from: last, to: last, drops_at_least: 1, drops_at_most: 0.1}", "takes only one of"),
+        ("{kind: knockout, from: last, to: last}", "needs one of drops_at_least, drops_at_most"),
+        ("{kind: equivalent, margin: 0.1, may_improve: yes}", "true or false, got 'yes'; write true"),
+        ("{kind: equivalent, margin: 0.1, may_improve: False}", "got 'False'; write false"),
+    ],
+)  # fmt: skip
+def test_what_no_model_can_meet_and_no_parser_can_read(
+    tmp_path: Path, claim: str, said: str
+) -> None:
+    """One line says what to write instead."""
+    text = f"mechanism: 1\ncircuit: c\ntask: {json.dumps(BOXES)}\nclaims: {{a: {claim}}}\n"
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SpecErrors, match=said):
+        load(tmp_path / "c.yaml", Path("c.yaml"))
