@@ -166,18 +166,13 @@ def check_tied(folder: Path, model: Any) -> None:
     can_tie = bool(getattr(model, "_tied_weights_keys", None))
     if not (can_tie and getattr(config, "tie_word_embeddings", False)):
         return
-    weights = [
-        getattr(module, "weight", None)
-        for module in (model.get_input_embeddings(), model.get_output_embeddings())
-    ]
-    if any(not isinstance(weight, torch.Tensor) or weight.is_meta for weight in weights):
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [w for w in (getattr(m, "weight", None) for m in modules) if isinstance(w, Tensor)]
+    weights = [w.detach() for w in weights if w.is_floating_point() and not w.is_meta]
+    if len(weights) < len(modules):
         return
-    first, last = (weight.detach() for weight in weights)
-    if (
-        first.is_floating_point()
-        and last.is_floating_point()
-        and not (first.data_ptr() == last.data_ptr() or torch.equal(first.cpu(), last.cpu()))
-    ):
+    first, last = weights
+    if first.data_ptr() != last.data_ptr() and not torch.equal(first.cpu(), last.cpu()):
         raise MechanismError(
             f"{folder}: config.json ties the output matrix to the embedding, and the weights have two different "
             "ones, so programs disagree on which model this is; set tie_word_embeddings to false, or tie them"
