@@ -137,15 +137,23 @@ def parse_reference(
     Raises:
         BadReference: unknown alias, missing folder, or a folder that cannot be loaded.
     """
-    label, equals, rest = text.partition("=")
-    reference = (rest if equals else text).strip()
-    label = label.strip() if equals else default_label(reference)
+    label, reference = labelled(text)
     if not LABEL.fullmatch(label):
         raise BadReference(
             f"{label!r} cannot be a label: use up to 100 letters, digits, '_', '.' and '-', "
             f"as in --model-pair base={reference},..."
         )
     return Reference(label, reference, *resolve(reference, aliases, root, trust))
+
+
+def labelled(text: str) -> tuple[str, str]:
+    """Label and reference of ``[label=]reference``. No label has a slash, so the name of a folder in
+    ``runs/lr=1e-4`` keeps its ``=``."""
+    label, equals, rest = text.partition("=")
+    if not equals or "/" in label or "\\" in label:
+        reference = text.strip()
+        return default_label(reference), reference
+    return label.strip(), rest.strip()
 
 
 def default_label(reference: str) -> str:
@@ -234,6 +242,8 @@ def existing_checkpoint(text: str, root: Path) -> Path | None:
 
 def nothing_there(text: str, aliases: Mapping[str, str], root: Path) -> BadReference:
     """The error about a reference that names no file or folder."""
+    if (link := root / Path(text).expanduser()).is_symlink():
+        return BadReference(f"{text} is a link to {str(link.readlink())!r}, which is missing")
     if text.lower().endswith(GGUF):
         near = (root / Path(text).expanduser()).parent
         names = files_in(near)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mechanism.commands.compare_work import Work, on_stream
 from pytest_mechanism.commands.models import print_work
-from pytest_mechanism.commands.output import not_written, say
+from pytest_mechanism.commands.output import BAD_USE, appeared, not_written, say
 from pytest_mechanism.files import write_text
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def finish(work: Work, arguments: argparse.Namespace) -> int:
         say(line)
     code = 0
     if arguments.out is not None:
-        code = write_spec(work, arguments.out)
+        code = write_spec(work, arguments.out, arguments.force)
     print_work(work.evaluator.runner)
     if arguments.picture is not None:
         draw(work, arguments.picture)
@@ -58,8 +58,8 @@ def identities(evaluator: ClaimEvaluator) -> dict[str, dict[str, str]]:
     }
 
 
-def write_spec(work: Work, out: Path) -> int:
-    """Write the spec with the claims that hold, after a run of all of them.
+def write_spec(work: Work, out: Path, force: bool) -> int:
+    """Write the spec with the claims that hold, after a run of all of them; ``force`` replaces any file.
 
     Returns:
         The exit code.
@@ -95,6 +95,8 @@ def write_spec(work: Work, out: Path) -> int:
     if not kept:
         say(f"no claim holds on both checkpoints, so {not_written(out)}", err=True)
         return INCOMPLETE
+    if appeared(out, force):
+        return BAD_USE
     load_text(out, write(verdicts), keep=True)
     say(f"wrote {out}: {green} of {total} claims hold on rows that chose none of them")
     for name in made.claims:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session, print_work
-from pytest_mechanism.commands.output import not_written, say
+from pytest_mechanism.commands.output import BAD_USE, appeared, not_written, say
 from pytest_mechanism.commands.searched import members_of, offering, with_seed
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import temporary_beside, write_text
@@ -97,14 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     session.progress = steps
     evaluator = session.evaluator
     search = Search(evaluator, spec, Effort(), steps)
-    out = arguments.out or arguments.spec.with_name(
-        f"{arguments.spec.stem}_{search.label('base')}.yaml"
-    )
-    if out.exists() and not arguments.force:
-        raise MechanismError(
-            f"{out} exists already; --force overwrites it, --out takes another name"
-        )
-    check_writable(out)  # before hours of search
+    out = checked_output(arguments, search.label("base"))
     try:
         search.make_preflight()
         for role in search.roles:
@@ -119,6 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     if "base" not in search.results:
         say(not_written(out), err=True)
         return INCOMPLETE
+    if appeared(out, arguments.force):
+        return BAD_USE
     write_text(out, search.spec_text())
     for line in search.about_file(out):
         say(line)
@@ -280,6 +275,25 @@ class Search:
             "base",
             ft,
         )
+
+
+def checked_output(arguments: argparse.Namespace, base: str) -> Path:
+    """Where the new spec is to be, before hours of search.
+
+    Args:
+        arguments: of the command.
+        base: the label of the model.
+
+    Raises:
+        MechanismError: a file is there, or none can be written.
+    """
+    out: Path = arguments.out or arguments.spec.with_name(f"{arguments.spec.stem}_{base}.yaml")
+    if out.exists() and not arguments.force:
+        raise MechanismError(
+            f"{out} exists already; --force overwrites it, --out takes another name"
+        )
+    check_writable(out)
+    return out
 
 
 def check_writable(out: Path) -> None:

@@ -3,7 +3,8 @@ it take, and how much memory?
 
 The command loads each checkpoint as the gate would, one at a time and with all self-checks, runs a few
 rows on it (`trial`), tries whether it does the tasks better than chance (`solving`), and asks every
-claim of the specs what it needs. It judges and stores nothing. What it found goes to standard output; what
+claim of the specs what it needs. It judges nothing, and stores nothing but that the checks passed, so that the
+gate need not repeat them. What it found goes to standard output; what
 it is about to do, which may take minutes for a large checkpoint, goes to standard error.
 """
 
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 
 CANNOT_RUN = 1
 """Exit code: a checkpoint or a claim cannot run."""
+
+SELF_CHECKED = {False: "passes its self-checks", True: "passed its self-checks before"}
+"""Whether the checks of a checkpoint were recalled from the store -> what became of them."""
 
 STEPS = 4
 """Steps of the work on a checkpoint: read, load, time, ask."""
@@ -184,7 +188,8 @@ def checkpoint_lines(
             engine = runner.options.engine
             if context.fallback_reason is not None:
                 engine = f"reference engine ({context.fallback_reason})"
-            yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {engine}"
+            checked = SELF_CHECKED[runner.checkpoint.recalled]
+            yield f"  loads in {seconds:.1f} s and {checked}; engine: {engine}"
             if context.model.unmerged:
                 yield f"  the adapter runs beside its base, not merged: {context.model.unmerged}"
             steps.step(f"time a few rows on {reference.label}")

@@ -34,6 +34,23 @@ def not_written(out: Path) -> str:
     return f"{out} was not written{older}"
 
 
+def appeared(out: Path, force: bool) -> bool:
+    """Whether a file that was not there when a long command began would be replaced now; a line says so.
+
+    Args:
+        out: what the command is to write.
+        force: whether the user lets it replace a file.
+    """
+    if force or not (out.exists() or out.is_symlink()):
+        return False
+    say(
+        f"{out} was not there before, and was not overwritten; the measurements are in the store, so the same command "
+        "with another --out writes its own soon",
+        err=True,
+    )
+    return True
+
+
 class Parser(ArgumentParser):
     """argparse, whose errors repeat what was typed."""
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.checkpoints.fingerprint import of_reference
-from pytest_mechanism.checkpoints.reference import Reference, default_label, parse_reference
+from pytest_mechanism.checkpoints.reference import Reference, labelled, parse_reference
 from pytest_mechanism.commands.config import add_config_options, config_arguments, read_config
 from pytest_mechanism.commands.gates import Finished, Gate, Gates, last_line
 from pytest_mechanism.commands.output import INTERRUPTED, say
@@ -243,9 +243,7 @@ def labels_of(typed: Sequence[str], base: str) -> dict[str, str]:
     """
     labels: dict[str, str] = {}
     for text in typed:
-        label, equals, rest = text.partition("=")
-        reference = (rest if equals else text).strip()
-        label = label.strip() if equals else default_label(reference)
+        label, reference = labelled(text)
         if RANGE.match(reference):
             raise BadReference(
                 f"{reference}: a range of revisions needs the hub's history; name each revision, as in "

@@ -14,9 +14,13 @@ that checkpoint: numbers from a model that contradicts itself are worth nothing.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
+from pathlib import Path
 
 import torch
 
@@ -42,6 +46,32 @@ from pytest_mechanism.model_families.rotary import length_dependent, trained_len
 from pytest_mechanism.model_families.sizes import position_limit
 
 RESIDUAL: tuple[Part, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+
+
+TUNING = (
+    "ATEN_", "CUBLAS", "CUDNN_", "DNNL_", "KMP_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_",
+    "TORCH_",
+)  # fmt: skip
+"""How the names of environment variables begin that choose torch's kernels."""
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Another one after each start of a Linux machine."""
+
+
+def machine() -> str:
+    """A hash of what the checks of this process depend on beside model, versions and options: this machine since it was
+    started, its GPUs, and which kernels torch chooses with how many threads."""
+    try:
+        boot = BOOT.read_text("ascii")
+    except OSError:
+        boot = ""
+    gpus = [str(torch.cuda.get_device_properties(n)) for n in range(torch.cuda.device_count())]
+    variables = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(TUNING))
+    parts = (
+        *platform.uname(), boot, *gpus, *variables, torch.__config__.show(), torch.__config__.parallel_info(),
+        torch.backends.cpu.get_cpu_capability(), torch.get_float32_matmul_precision(),
+    )  # fmt: skip
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def check(model: LoadedModel, engine: Engine, clean: Tokens, other: Tokens) -> None:

@@ -17,7 +17,8 @@ from pytest_mechanism.checkpoints.loading.tokenizer_check import check_tokens
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
-from pytest_mechanism.engine.selfcheck import check, disagreement
+from pytest_mechanism.engine.selfcheck import check, disagreement, same_as_plain
+from pytest_mechanism.engine.tolerance import TOLERANCE
 from pytest_mechanism.errors import MeasurementError, out_of_memory
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.methods.token_batches import Batch, Side, chunks, padded_positions
@@ -223,7 +224,7 @@ def make_context(
         progress: reports rows.
         rows: for the self-checks.
         known: ``fallback_reason`` and ``rounding`` of this checkpoint's last context, if it has passed on these
-            rows before.
+            rows before. That the weights were read and wrapped well is checked all the same.
 
     Raises:
         SelfCheckError: the model has not passed.
@@ -235,6 +236,8 @@ def make_context(
     other = context.side([row.base for row in rows[half:]]).tokens
     if known is None:
         check(model, reference, clean, other)
+    else:
+        same_as_plain(model, TOLERANCE[model.dtype])
     prompts = [p for row in rows for p in (row.base, row.source) if p is not None]
     check_tokens(model.encoder, prompts, options.trust.remote_code)
     if options.engine != reference.name:

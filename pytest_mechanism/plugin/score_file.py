@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -78,7 +79,8 @@ def write_scores(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> No
 
     Locked against other workers, and atomic: no reader sees half a file, and no score is lost.
     """
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]
+    user = os.getuid() if hasattr(os, "getuid") else ""  # who may not open the lock of another
+    name = hashlib.sha256(f"{path.resolve()} {user}".encode()).hexdigest()[:24]
     with FileLock(Path(tempfile.gettempdir()) / f"pytest-mechanism-{name}.lock"):
         updated = {**read_scores(path), **entries}
         scores = {key: entry for key, entry in updated.items() if entry is not None}

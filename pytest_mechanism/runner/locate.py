@@ -1,9 +1,9 @@
 """Which heads and MLPs are behind a red claim: the profile of every member, in the reference model and the candidate.
 
 The same sweep as kind ``same_profile`` (`claims.profiles`), made only once a claim about a circuit is red, and once for
-each spec and candidate. Where a claim ``same_profile`` makes it anyway, a red claim about the task gets its lines, too. A
-group that broke is shown by its members' effects before and now; work that moved by the members that do it now. What
-changed in the weights is in `runner.edited_weights`.
+each spec and candidate. Where a claim ``same_profile`` makes it anyway, a red claim about the task gets its lines, too.
+A group that broke is shown by its members' effects before and now; work that moved by the members that do it now.
+What changed in the weights is in `runner.edited_weights`.
 """
 
 from __future__ import annotations

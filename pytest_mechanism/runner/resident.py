@@ -15,6 +15,7 @@ from pytest_mechanism.progress import Progress
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.failures import loading_error
 from pytest_mechanism.runner.guard import Guard
+from pytest_mechanism.runner.kept_checks import KeptChecks, Known
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import KNOWN_GOOD
@@ -46,6 +47,8 @@ class ResidentCheckpoint:
         tokenizers: role -> hash of its tokenizer; equal tokenizers read a text once.
         loaded: number of checkpoints loaded so far.
         loading: seconds that this took, with the self-checks.
+        kept: self-checks of earlier processes; None where nothing is kept.
+        recalled: whether the checkpoint in memory passed its self-checks earlier, so that they were not repeated.
         unusable: role -> why its checkpoint cannot be used. Each is tried once.
     """
 
@@ -56,11 +59,11 @@ class ResidentCheckpoint:
     tokenizers: Mapping[str, str]
     loaded: int = 0
     loading: float = 0.0
+    kept: KeptChecks | None = None
+    recalled: bool = False
     unusable: dict[str, MechanismError] = field(default_factory=dict)
     _encoders: dict[str, Encoder] = field(default_factory=dict)
-    _checked: dict[tuple[str, tuple[str, ...]], tuple[str | None, float | None]] = field(
-        default_factory=dict
-    )
+    _checked: dict[tuple[str, tuple[str, ...]], Known] = field(default_factory=dict)
     _context: Any = None
 
     @property
@@ -117,7 +120,8 @@ class ResidentCheckpoint:
         reference = self.references[role]
         # hashed before it is loaded, so that no hash is of later bytes than the model
         _ = self.guard.watches[role].files
-        key = (role, tuple(row.base.text for row in rows))
+        prompts = tuple(p.text for row in rows for p in (row.base, row.source) if p is not None)
+        key = (role, prompts)
         try:
             model = resolve("pytest_mechanism.checkpoints.loading.model:load_model")(
                 role,
@@ -133,12 +137,20 @@ class ResidentCheckpoint:
                 turn=self.options.turn,
             )
             self.loaded += 1
+            entry = None if self.kept is None else self.kept.entry(role, prompts)
+            known = self._checked.get(key)
+            if known is None and self.kept is not None:
+                known = self.kept.get(entry)
+            self.recalled = known is not None
             self._context = resolve("pytest_mechanism.methods.context:make_context")(
-                model, task, vocabulary, self.options, self.progress, rows, self._checked.get(key)
+                model, task, vocabulary, self.options, self.progress, rows, known
             )
             self.guard.check(role)
             # the same files on the same rows again: what the checks found is known
             self._checked[key] = (self._context.fallback_reason, self._context.rounding)
+            # where file times prove nothing, the checkpoint may turn out to be another one later
+            if self.kept is not None and known is None and self.guard.watches[role].certain:
+                self.kept.put(entry, self._checked[key])
         except Exception as problem:
             self.release()
             error = self.guard.reason(role, problem)

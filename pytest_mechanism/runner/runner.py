@@ -34,6 +34,7 @@ from pytest_mechanism.progress import Progress, Silent
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.failures import batch_too_large, clear_frames, failure_title
 from pytest_mechanism.runner.guard import Guard
+from pytest_mechanism.runner.kept_checks import KeptChecks
 from pytest_mechanism.runner.keys import measurement_key
 from pytest_mechanism.runner.resident import ResidentCheckpoint, task_of
 from pytest_mechanism.runner.schedule import Schedule, by_prompts
@@ -87,6 +88,8 @@ class Runner:
         self.checkpoint = ResidentCheckpoint(
             self.references, self.options, self.progress, self._guard, tokenizers
         )
+        if self.store is not None:
+            self.checkpoint.kept = KeptChecks(self.store, self.options, self.key)
 
     # -- planning
 

@@ -232,6 +232,10 @@ class Store:
                 f"another process has held the lock of measurement {key[:12]} for six hours; "
                 f"if none runs, delete {self.folder / 'locks'}"
             ) from None
+        except OSError as problem:  # such as a lock of another user
+            raise MechanismError(
+                f"the store {self.folder} cannot be written: {problem.strerror}: {problem.filename}"
+            ) from None
         try:
             yield True
         finally:

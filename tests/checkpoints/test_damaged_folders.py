@@ -71,6 +71,22 @@ def test_weights_that_are_no_numbers_are_named(folder: Path) -> None:
         load(folder)
 
 
+def test_an_output_matrix_that_the_config_ties_to_another_embedding(folder: Path) -> None:
+    """transformers keeps both, other programs the embedding alone: the gate might measure what nobody runs. Two equal
+    ones are no problem."""
+    from safetensors.torch import load_file, save_file
+
+    change(folder, tie_word_embeddings=True)
+    with pytest.raises(MechanismError, match=r"two different ones.*tie_word_embeddings to false"):
+        load(folder)
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, path, metadata={"format": "pt"})
+    load(folder)
+
+
 def test_loading_leaves_the_folder_as_it_was(folder: Path) -> None:
     """Nothing of the user's is written."""
     before = {p.name: p.read_bytes() for p in folder.iterdir()}

@@ -38,9 +38,10 @@ def checkpoint(folder: Path) -> Path:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with checkpoints in it, and a zoo of two."""
-    for name in ("out/one", "out/two", "a+b", "zoo/base", "zoo/ft"):
+    for name in ("out/one", "out/two", "a+b", "runs/lr=1e-4", "zoo/base", "zoo/ft"):
         checkpoint(tmp_path / name)
     (tmp_path / "zoo" / "recipes").mkdir()
+    (tmp_path / "latest").symlink_to("out/step_900")
     monkeypatch.setattr(reference, "ZOO", tmp_path / "zoo")
     return tmp_path
 
@@ -65,6 +66,8 @@ ALIASES = {
         ("./out/one/", "one", "./out/one/", "out/one"),
         ("out/../out/one", "one", "out/../out/one", "out/one"),
         ("a+b", "a_b", "a+b", "a+b"),
+        ("runs/lr=1e-4", "lr_1e-4", "runs/lr=1e-4", "runs/lr=1e-4"),
+        ("new=./runs/lr=1e-4", "new", "./runs/lr=1e-4", "runs/lr=1e-4"),
         ("mine=zoo:ft", "mine", "zoo:ft", "zoo/ft"),
         (" v1.2-rc_3 = base ", "v1.2-rc_3", "base", "zoo/base"),
         ("out", "out", "out", "zoo/ft"),
@@ -122,11 +125,8 @@ KNOWN = "valid: base, chain, gone, out, same, tuned, zoo:base, zoo:ft"
             "'' cannot be a label: use up to 100 letters, digits, '_', '.' and '-', as in --model-pair "
             "base=base,...",
         ),
-        (
-            "../up=base",
-            "'../up' cannot be a label: use up to 100 letters, digits, '_', '.' and '-', as in --model-pair "
-            "base=base,...",
-        ),
+        ("../up=base", f"no folder '../up=base'; {KNOWN}, or a folder"),
+        ("latest", "latest is a link to 'out/step_900', which is missing"),
         ("~nobody_at_all/x", "'~nobody_at_all/x' cannot be a folder: Could not determine home"),
         ("a" * 300, f"'{'a' * 60}' cannot be a folder: [Errno 36] File name too long"),
     ],

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_pair import FEW, discovery
@@ -141,6 +142,33 @@ def test_an_existing_spec_is_not_overwritten(tmp_path: Path, discover: Discover)
     assert code == 2
     assert "store.yaml exists already; --force overwrites it" in err
     assert (tmp_path / "store.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("force", "kept"), [(False, "mine"), (True, "found")])
+def test_a_spec_that_appeared_during_the_search_is_not_overwritten(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    force: bool,
+    kept: str,
+) -> None:
+    """Two searches that began in one folder do not replace each other's spec, unless asked to."""
+    out = tmp_path / "found.yaml"
+
+    replaced: dict[str, Callable[..., object]] = {
+        "make_preflight": lambda _: out.write_text("mine"),
+        "search_role": lambda self, role: self.results.update({role: SimpleNamespace(reason="")}),
+        "spec_text": lambda _: "found",
+        **dict.fromkeys(("comparison", "verdicts", "shortcomings"), lambda _: iter(())),
+        "about_file": lambda _, __: iter(()),
+    }
+    for name, instead in replaced.items():
+        monkeypatch.setattr(Search, name, instead)
+    (tmp_path / "x.yaml").write_text(SPEC)
+    options = ["--out", str(out), "--model", "zoo:base", *(["--force"] if force else [])]
+    assert cli.main(["discover", str(tmp_path / "x.yaml"), *options]) == (0 if force else 2)
+    assert out.read_text() == kept
+    assert ("was not there before" in capsys.readouterr().err) is not force
 
 
 def test_a_spec_that_could_not_be_written_is_said_before_the_search(

@@ -373,6 +373,13 @@ def test_a_lock_that_is_held_for_too_long_is_one_line(store: Store) -> None:
     )
 
 
+def test_a_lock_that_cannot_be_opened_is_one_line(store: Store) -> None:
+    """As one of another user."""
+    (store.folder / "locks" / "k.lock").mkdir()
+    with pytest.raises(MechanismError, match=r"cannot be written: .*k\.lock"), store.lock("k"):
+        pass
+
+
 def test_abandoned_trainings_are_removed_after_a_month(tmp_path: Path) -> None:
     """An interrupted training leaves a copy of a model; a recent copy is kept, so that the training can
     continue."""

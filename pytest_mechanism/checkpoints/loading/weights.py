@@ -126,6 +126,8 @@ def read_weights(
     check_all_loaded(folder, info)
     if gguf:
         finish(model, folder)
+    else:
+        check_tied(folder, model)
     return by_row(model)
 
 
@@ -151,6 +153,30 @@ def check_all_loaded(folder: Path, info: Mapping[str, Any]) -> None:
                 f"{folder}: {len(keys)} weights {fault} against {where}, first {keys[0]}; "
                 "the checkpoint is incomplete, or its config belongs to another"
             )
+
+
+def check_tied(folder: Path, model: Any) -> None:
+    """Checks that the weights have one matrix where the config ties output matrix and embedding. Of two different ones,
+    transformers keeps both; other programs take the embedding alone, and would run another model than the measured one.
+
+    Raises:
+        MechanismError: there are two different ones.
+    """
+    config = model.config.get_text_config()
+    can_tie = bool(getattr(model, "_tied_weights_keys", None))
+    if not (can_tie and getattr(config, "tie_word_embeddings", False)):
+        return
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [w for w in (getattr(m, "weight", None) for m in modules) if isinstance(w, Tensor)]
+    weights = [w.detach() for w in weights if w.is_floating_point() and not w.is_meta]
+    if len(weights) < len(modules):
+        return
+    first, last = weights
+    if first.data_ptr() != last.data_ptr() and not torch.equal(first.cpu(), last.cpu()):
+        raise MechanismError(
+            f"{folder}: config.json ties the output matrix to the embedding, and the weights have two different "
+            "ones, so programs disagree on which model this is; set tie_word_embeddings to false, or tie them"
+        )
 
 
 def cut_vocabulary(model: Any, encoder: Encoder) -> Any:
