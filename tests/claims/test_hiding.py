@@ -164,7 +164,7 @@ def test_only_a_share_wants_other_models() -> None:
         ({}, "needs one of at_least, share_at_least, share_at_most"),
         ({"at_least": 0.0}, "must lie between 0.01 and 1"),
         ({"share_at_least": 0.0}, "must lie between 0.01 and 2"),
-        ({"share_at_least": 0.6, "share_at_most": 0.5}, "above share_at_most"),
+        ({"share_at_least": 0.6, "share_at_most": 0.5}, "must be below share_at_most"),
         ({"share_at_least": 0.5, "control": "x", "pretrained": "x"}, "two roles"),
         ({"share_at_least": 0.5, "control": "ft"}, "share of ft cannot be compared with itself"),
         ({"at_least": 0.5, "penalty": 0.0}, "must lie between 1e-06 and 10"),

@@ -67,7 +67,10 @@ def test_a_claim_that_searches_itself_announces_each_of_its_searches(tmp_path: P
 
 
 def test_a_spec_that_names_its_heads_announces_no_search(tmp_path: Path) -> None:
-    named = SPEC.replace("heads: discovered, at", "heads: {1: [0]}, at").replace(", find: FIND", "")
+    named = SPEC.replace("heads: discovered, at", "heads: {1: [0]}, at", 1).replace(
+        ", find: FIND", ""
+    )
+    named = named.replace("heads: discovered, at", "heads: {0: [0]}, at")
     (tmp_path / "named.yaml").write_text(named + HEARD)
     evaluator = open_evaluator("--model", "base=zoo:planted_base", "--store", tmp_path / "store")
     assert list(search_lines(evaluator, load(tmp_path / "named.yaml"), {"base": TRIAL})) == []

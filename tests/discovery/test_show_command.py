@@ -206,7 +206,7 @@ def test_a_group_for_which_nothing_is_found_is_drawn_without_heads(shown: Shown)
     ("spec", "options", "problem"),
     [
         (NO_GROUPS, PAIR, "has nothing to show: no groups"),
-        (SPEC.replace("{1: [2]}", "{9: [2]}"), PAIR, "group pos_detector names head 2 of layer 9"),
+        (SPEC.replace("{1: [2]}", "{1: [9]}"), PAIR, "group pos_detector names head 9 of layer 1"),
         (SPEC, ["--model", "zoo:nobody"], "no embedded checkpoint 'nobody'"),
         (SPEC, [], "name the checkpoints: either --model REF or --model-pair A,B"),
         (

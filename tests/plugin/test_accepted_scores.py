@@ -651,7 +651,7 @@ def test_update_does_not_heal_a_stored_nan(accepted):
         b"[]",
         b"null",
         b"\xff\xfe",
-        b'{"mechanism_scores": 2, "scores": {}}',
+        b'{"mechanism_scores": 0, "scores": {}}',
         b'{"mechanism_scores": 1}',
         b'{"mechanism_scores": 1, "scores": []}',
         b'{"mechanism_scores": 1, "scores": {"good.ft": {}}}',

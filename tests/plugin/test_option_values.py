@@ -177,7 +177,7 @@ def test_further_models_from_the_ini_file(green):
             "--model-pair: both checkpoints have the label 'base'*",
         ),
         (["--model-pair", "a b=./base,./ft"], "'a b' cannot be a label: *"),
-        (["--model-pair", "../x=./base,./ft"], "'../x' cannot be a label: *"),
+        (["--model-pair", "../x=./base,./ft"], "no folder '../x=./base'; valid: *"),
         (["--model-pair", "hf:org/name,./ft"], "hf:org/name: org/name is not in the cache *"),
         (
             ["--model-pair", "./base+lora,./ft"],

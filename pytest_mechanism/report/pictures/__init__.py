@@ -1,3 +1,5 @@
+"""Pictures: their formats, and what tells ours from others."""
+
 FORMATS = ("svg", "png")
 
 MARK = "drawn by pytest-mechanism"
