@@ -124,6 +124,12 @@ def unharmed_red(judgements: Iterable[Judgement]) -> set[str]:
     return {judgement.claim for judgement in judgements if judgement.red}
 
 
+def kinds_of_size(outcomes: Iterable[Outcome]) -> tuple[str, ...]:
+    """Kinds of the claims that are not about where a change lies; none if all claims are of these kinds."""
+    kinds = {j.kind for o in outcomes for j in o.judgements}
+    return tuple(kinds - {PLACE}) if PLACE in kinds else ()
+
+
 def figures(outcomes: Sequence[Outcome], most: Size | None, release: float) -> dict[str, Rate]:
     """The figures of a list of outcomes, by what they count."""
     faults = [o for o in outcomes if o.change.fault and o.seed == 0]
@@ -132,8 +138,7 @@ def figures(outcomes: Sequence[Outcome], most: Size | None, release: float) -> d
     benign = [o for o in outcomes if not o.change.fault]
     single = [o for o in real if o.change.hurt is not None and o.change.taker is None]
     moved = [o for o in real if o.change.taker is not None]
-    kinds = {j.kind for o in outcomes for j in o.judgements}
-    of_size = tuple(kinds - {PLACE}) if PLACE in kinds else ()
+    of_size = kinds_of_size(outcomes)
 
     def without_place(name: str, what: Sequence[Outcome]) -> dict[str, Rate]:
         return {f"{name} without {PLACE}": rate(o.seen(of_size) for o in what)} if of_size else {}
@@ -195,16 +200,15 @@ def by_claim(outcomes: Sequence[Outcome]) -> dict[str, tuple[Rate, Rate]]:
     return {claim: (red(claim, fault=True), red(claim, fault=False)) for claim in claims}
 
 
-def curve(
-    outcomes: Sequence[Outcome], on: Measure = "rows", bins: int = 6
-) -> list[tuple[float, Rate, Rate]]:
-    """The kill rate over the size: of faults with about the same KL, the median KL, the share that is seen, and the
-    share that accuracy alone sees.
+def by_size(
+    outcomes: Iterable[Outcome], on: Measure = "rows", bins: int = 6
+) -> list[tuple[float, list[Outcome]]]:
+    """Faults in groups of about the same KL, with the median of each.
 
     Args:
         outcomes: of a suite.
         on: the KL on the task's rows, or on text.
-        bins: how many groups of faults.
+        bins: how many groups.
     """
 
     def size(outcome: Outcome) -> float:
@@ -212,14 +216,15 @@ def curve(
 
     faults = sorted((o for o in outcomes if o.change.fault and o.seed == 0), key=size)
     groups = [faults[len(faults) * i // bins : len(faults) * (i + 1) // bins] for i in range(bins)]
+    return [(median(map(size, group)), group) for group in groups if group]
+
+
+def curve(outcomes: Iterable[Outcome], on: Measure = "rows") -> list[tuple[float, Rate, Rate]]:
+    """The kill rate over the size: of each group (`by_size`) the median KL, the share that is seen, and the share that
+    accuracy alone sees."""
     return [
-        (
-            median(map(size, group)),
-            rate(o.seen() for o in group),
-            rate(o.seen(ACCURACY) for o in group),
-        )
-        for group in groups
-        if group
+        (size, rate(o.seen() for o in group), rate(o.seen(ACCURACY) for o in group))
+        for size, group in by_size(outcomes, on)
     ]
 
 

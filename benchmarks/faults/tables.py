@@ -86,14 +86,17 @@ def write(runs: Mapping[str, Any], json_path: Path | None, plot_path: Path | Non
 
 @style.our_style()
 def draw(path: Path, outcomes: Sequence[Outcome], most: Size | None) -> None:
-    """Each fault at its size, seen or not; the share that is seen, by the gate and by accuracy alone."""
+    """Each fault at its size, seen or not; the share that is seen, by the gate, by its claims about the size of changes
+    if it has others, and by accuracy alone."""
     figure, panel = report.figure(7.2, 3.6)
-    points = rules.curve(outcomes)
-    x = [size for size, _, _ in points]
-    for rates, colour, label in (
-        ([gate for _, gate, _ in points], "#b2182b", "the gate"),
-        ([accuracy for _, _, accuracy in points], "#4d4d4d", "claims about accuracy alone"),
-    ):
+    groups = rules.by_size(outcomes)
+    x = [size for size, _ in groups]
+    lines: list[tuple[Sequence[str] | None, str, str]] = [(None, "#b2182b", "the gate")]
+    if kinds := rules.kinds_of_size(outcomes):
+        lines.append((kinds, "#ef8a62", f"the gate without {rules.PLACE}"))
+    lines.append((rules.ACCURACY, "#4d4d4d", "claims about accuracy alone"))
+    for seen_by, colour, label in lines:
+        rates = [rules.rate(o.seen(seen_by) for o in group) for _, group in groups]
         y = [r.hits / r.of for r in rates]
         low = [max(0.0, v - r.interval[0]) for v, r in zip(y, rates, strict=True)]
         high = [max(0.0, r.interval[1] - v) for v, r in zip(y, rates, strict=True)]
@@ -114,5 +117,5 @@ def draw(path: Path, outcomes: Sequence[Outcome], most: Size | None) -> None:
     panel.set_ylim(-0.15, 1.15)
     panel.set_xlabel("size of the fault: KL from the release at the task's answers (nats)")
     panel.set_ylabel("share of faults that is seen")
-    panel.legend(loc="center right", fontsize=8, frameon=False)
+    panel.legend(loc="lower right", bbox_to_anchor=(1, 0.1), fontsize=8, frameon=False)
     path.write_bytes(style.rendered(figure, "svg"))
